@@ -1,0 +1,57 @@
+# make help lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PROTO_BIN := .venv-proto/bin
+PROTOS := $(wildcard proto/boxloss/v1/*.proto)
+DISTRIBUTIONS := --editable 'client[cli]' --editable server
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint format proto compat clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/' | column -t -s '|'
+
+demo: .venv/runtime ## start a server, score real boxes, print a table
+	$(BIN)/python examples/demo.py
+
+serve: .venv/runtime ## run a server on localhost:50051 until Ctrl-C
+	$(BIN)/boxloss-server
+
+test: .venv/dev .venv-proto/installed ## run all tests
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/dev ## check style, types and the contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+format: .venv/dev ## bring code and contract into their form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+proto: .venv-proto/installed ## generate the stubs from the contract
+	$(PROTO_BIN)/python proto/generate.py client
+
+clean: ## remove the environments
+	rm -rf .venv .venv-proto
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
+
+.venv/runtime: constraints.txt client/pyproject.toml server/pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt $(DISTRIBUTIONS)
+	touch $@
+
+.venv/dev: .venv/runtime pyproject.toml
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+.venv-proto/installed: proto/requirements.txt
+	$(PYTHON) -m venv .venv-proto
+	$(PROTO_BIN)/pip install --quiet --requirement proto/requirements.txt
+	touch $@
