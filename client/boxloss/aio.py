@@ -1,0 +1,262 @@
+"""The asyncio client: the same methods as the blocking one."""
+
+from __future__ import annotations
+
+import time
+from asyncio import Queue
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+import grpc.aio
+from numpy.typing import ArrayLike
+from tenacity import AsyncRetrying
+
+from boxloss.arrays import Array, Boxes
+from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
+from boxloss.exchange import (
+    Batch,
+    BoxFormat,
+    EvaluationExchange,
+    Invalid,
+    MatrixExchange,
+    Metric,
+    Options,
+    Reduction,
+    StreamExchange,
+    server_info,
+)
+from boxloss.losses import Loss
+from boxloss.results import LossInfo, LossResult, ServerInfo
+from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.status import error_of
+from boxloss.v1 import loss_service_pb2
+from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+
+if TYPE_CHECKING:
+    from boxloss.v1.loss_service_pb2_grpc import LossServiceAsyncStub
+
+
+class AsyncClient:
+    """A connection to a boxloss server for asyncio. Share it between the tasks of one event loop; close it, or use it
+    in an `async with` statement.
+
+    The methods are those of `boxloss.Client`, which documents their arguments, results and errors; here they are
+    awaited.
+
+    Args:
+        address: "host:port", or "unix:/path/of/socket".
+        timeout: seconds that a call may take, unless it says otherwise.
+    """
+
+    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self._stub: LossServiceAsyncStub = LossServiceStub(self._channel)  # type: ignore[assignment]
+        self._server: ServerInfo | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way fail."""
+        self._closed = True
+        await self._channel.close()
+
+    async def info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Asks the server what it offers: version, device, limits, losses and metrics."""
+        self._server = server_info(
+            await self._call("ListLosses", loss_service_pb2.ListLossesRequest(), self._deadline(timeout))
+        )
+        return self._server
+
+    async def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
+        """Asks the server for every loss that it offers, with its parameters."""
+        return (await self.info(timeout=timeout)).losses
+
+    async def evaluate(
+        self,
+        predictions: Boxes,
+        targets: Boxes,
+        loss: Loss,
+        *,
+        gradients: bool = False,
+        target_gradients: bool = False,
+        box_format: BoxFormat = "xyxy",
+        weights: ArrayLike | None = None,
+        reduction: Reduction = "none",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> LossResult:
+        """Evaluates a loss over pairs of boxes."""
+        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        return (await self._evaluate(predictions, targets, [loss], options, timeout))[0]
+
+    async def compare(
+        self,
+        predictions: Boxes,
+        targets: Boxes,
+        losses: Sequence[Loss],
+        *,
+        gradients: bool = False,
+        target_gradients: bool = False,
+        box_format: BoxFormat = "xyxy",
+        weights: ArrayLike | None = None,
+        reduction: Reduction = "none",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> list[LossResult]:
+        """Evaluates several losses over the same pairs."""
+        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        return await self._evaluate(predictions, targets, losses, options, timeout)
+
+    async def evaluate_stream(
+        self,
+        batches: Iterable[Batch] | AsyncIterable[Batch],
+        loss: Loss,
+        *,
+        gradients: bool = False,
+        target_gradients: bool = False,
+        box_format: BoxFormat = "xyxy",
+        reduction: Reduction = "none",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> AsyncIterator[LossResult]:
+        """Evaluates a loss over many batches, from an iterable or an asynchronous one, through one call."""
+        options = Options(gradients, target_gradients, box_format, None, reduction, invalid)
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        stream = StreamExchange(loss, options, await self._offer(None))
+        connection: _Stream | None = None
+        fault: InvalidInputError | None = None
+
+        async def read() -> loss_service_pb2.EvaluateStreamResponse:
+            nonlocal connection
+            connection = connection or _Stream(self, stream.unanswered, deadline)
+            try:
+                return await connection.read()
+            except BoxlossError:
+                connection.close()
+                connection = None
+                raise
+
+        source = _iterator(batches)
+        try:
+            while True:
+                while not (fault or stream.full) and (batch := await anext(source, None)) is not None:
+                    try:
+                        messages = stream.ask(batch)
+                    except InvalidInputError as error:
+                        fault = error  # To be raised when the batches before it are answered.
+                    else:
+                        if connection:
+                            connection.write(messages)
+                if not stream.unanswered:
+                    if fault:
+                        raise fault
+                    return
+                if result := stream.answer(await AsyncRetrying(**policy(self.timeout))(read)):
+                    yield result
+        finally:
+            if connection:
+                connection.close()
+
+    async def pairwise_iou(
+        self,
+        a: Boxes,
+        b: Boxes,
+        *,
+        metric: Metric = "iou",
+        box_format: BoxFormat = "xyxy",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> Array:
+        """Computes an IoU metric between all boxes of two sets."""
+        deadline = self._deadline(timeout)
+        exchange = MatrixExchange(a, b, metric, box_format, invalid, await self._offer(deadline))
+        return exchange.matrix([await self._call("PairwiseIou", request, deadline) for request in exchange.requests()])
+
+    async def _evaluate(
+        self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, timeout: float | None
+    ) -> list[LossResult]:
+        deadline = self._deadline(timeout)
+        exchange = EvaluationExchange(predictions, targets, losses, options, await self._offer(deadline))
+        return exchange.results([await self._call("Evaluate", request, deadline) for request in exchange.requests()])
+
+    async def _offer(self, deadline: float | None) -> ServerInfo:
+        """What the server offers, asked once."""
+        return self._server or await self.info(timeout=None if deadline is None else deadline - time.monotonic())
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self.timeout if timeout is None else timeout)
+
+    async def _call(self, method: str, request: Any, deadline: float) -> Any:
+        async def attempt() -> Any:
+            self._check_open()
+            try:
+                return await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+            except grpc.RpcError as error:
+                raise error_of(error, self.address, method) from None
+
+        return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BoxlossError("this client is closed; create another")
+
+
+class _Stream:
+    """One connection of an evaluation stream.
+
+    Args:
+        client: whose.
+        messages: to send first.
+        deadline: of the whole stream, as time.monotonic() tells it.
+    """
+
+    def __init__(
+        self, client: AsyncClient, messages: list[loss_service_pb2.EvaluateStreamRequest], deadline: float | None
+    ) -> None:
+        client._check_open()
+        self._address = client.address
+        self._outbox: Queue[loss_service_pb2.EvaluateStreamRequest | None] = Queue()
+        self.write(messages)
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+        self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout)
+
+    def write(self, messages: list[loss_service_pb2.EvaluateStreamRequest]) -> None:
+        for message in messages:
+            self._outbox.put_nowait(message)
+
+    async def read(self) -> loss_service_pb2.EvaluateStreamResponse:
+        try:
+            response = await self._call.read()
+        except grpc.RpcError as error:
+            raise error_of(error, self._address, "EvaluateStream") from None
+        if not isinstance(response, loss_service_pb2.EvaluateStreamResponse):  # End of the stream.
+            raise ServerUnavailableError(f"{self._address} ended the stream before it answered everything")
+        return response
+
+    def close(self) -> None:
+        self._outbox.put_nowait(None)
+        self._call.cancel()
+
+    async def _messages(self) -> AsyncIterator[loss_service_pb2.EvaluateStreamRequest]:
+        while (message := await self._outbox.get()) is not None:
+            yield message
+
+
+async def _iterator(batches: Iterable[Batch] | AsyncIterable[Batch]) -> AsyncIterator[Batch]:
+    if isinstance(batches, AsyncIterable):
+        async for batch in batches:
+            yield batch
+    else:
+        for batch in batches:
+            yield batch

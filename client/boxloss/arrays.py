@@ -1,0 +1,76 @@
+"""What callers pass as boxes to numpy arrays, and numpy arrays to and from the contract's arrays."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from boxloss.errors import InvalidInputError, Violation
+from boxloss.v1 import array_pb2
+
+Array: TypeAlias = NDArray[np.floating[Any]]
+Boxes: TypeAlias = Any
+"""Boxes of shape (N, 4): a numpy array, a list of lists, a torch tensor on any device, or what numpy can read."""
+
+DTYPES = {
+    np.dtype("float32"): array_pb2.DTYPE_FLOAT32,
+    np.dtype("float64"): array_pb2.DTYPE_FLOAT64,
+    np.dtype("float16"): array_pb2.DTYPE_FLOAT16,
+}
+_ANSWER_DTYPES: dict[int, str] = {array_pb2.DTYPE_FLOAT32: "<f4", array_pb2.DTYPE_FLOAT64: "<f8"}
+
+
+def boxes_of(value: Boxes, field: str) -> Array:
+    """Reads boxes as an array of shape (N, 4) of float16, float32 or float64.
+
+    Integers and lists become float64; bfloat16 tensors, which numpy lacks, float32.
+
+    Raises:
+        InvalidInputError: not numbers, or not of that shape.
+    """
+    array = _numbers(value, field)
+    if array.size == 0 and array.ndim == 1:
+        array = array.reshape(0, 4)
+    if array.ndim != 2 or array.shape[1] != 4:
+        hint = "a single box is [[a, b, c, d]]" if array.shape == (4,) else "one row of 4 numbers for each box"
+        raise InvalidInputError([Violation(field, f"has shape {array.shape}; give (N, 4): {hint}")])
+    return array
+
+
+def weights_of(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
+    """Reads weights as an array of shape (N,).
+
+    Raises:
+        InvalidInputError: not numbers, or not of that shape.
+    """
+    array = _numbers(value, "weights").astype(dtype, copy=False)
+    if array.ndim != 1:
+        raise InvalidInputError([Violation("weights", f"has shape {array.shape}; give (N,): one for each pair")])
+    return array
+
+
+def _numbers(value: Any, field: str) -> Array:
+    if hasattr(value, "detach"):  # A torch tensor; torch itself is not needed to read it.
+        tensor = value.detach().cpu()
+        value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    try:
+        array = np.asarray(value)
+        if array.dtype in DTYPES:
+            return array
+        if array.dtype.kind in "iufb":
+            return array.astype(np.float64)
+    except ValueError:
+        pass  # Rows of different lengths.
+    raise InvalidInputError([Violation(field, "cannot be read as an array of numbers; give rows of 4 numbers")])
+
+
+def to_message(array: Array) -> array_pb2.Array:
+    """Writes an array in the packed form."""
+    return array_pb2.Array(data=array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def from_message(message: array_pb2.Array, dtype: int, shape: tuple[int, ...]) -> Array:
+    """Reads an answer's array in the packed form; it can be written to."""
+    return np.frombuffer(bytearray(message.data), _ANSWER_DTYPES[dtype]).reshape(shape)

@@ -1,0 +1,297 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from numpy.typing import ArrayLike
+from tenacity import Retrying
+
+from boxloss.arrays import Array, Boxes
+from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
+from boxloss.exchange import (
+    Batch,
+    BoxFormat,
+    EvaluationExchange,
+    Invalid,
+    MatrixExchange,
+    Metric,
+    Options,
+    Reduction,
+    StreamExchange,
+    server_info,
+)
+from boxloss.losses import Loss
+from boxloss.results import LossInfo, LossResult, ServerInfo
+from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.status import error_of
+from boxloss.v1 import loss_service_pb2
+from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+
+
+class Client:
+    """A connection to a boxloss server. Safe to share between threads; close it, or use it in a `with` statement.
+
+    Every method retries while the server is unavailable or busy, until its timeout; every failure is a
+    `BoxlossError`.
+
+    Args:
+        address: "host:port", or "unix:/path/of/socket".
+        timeout: seconds that a call may take, unless it says otherwise.
+    """
+
+    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._stub = LossServiceStub(self._channel)
+        self._server: ServerInfo | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; calls under way fail."""
+        self._closed = True
+        self._channel.close()
+
+    def info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Asks the server what it offers: version, device, limits, losses and metrics."""
+        self._server = server_info(
+            self._call("ListLosses", loss_service_pb2.ListLossesRequest(), self._deadline(timeout))
+        )
+        return self._server
+
+    def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
+        """Asks the server for every loss that it offers, with its parameters."""
+        return self.info(timeout=timeout).losses
+
+    def evaluate(
+        self,
+        predictions: Boxes,
+        targets: Boxes,
+        loss: Loss,
+        *,
+        gradients: bool = False,
+        target_gradients: bool = False,
+        box_format: BoxFormat = "xyxy",
+        weights: ArrayLike | None = None,
+        reduction: Reduction = "none",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> LossResult:
+        """Evaluates a loss over pairs of boxes.
+
+        Args:
+            predictions: boxes of shape (N, 4): a numpy array, lists or a torch tensor. float32 is computed in
+                float32, float64, integers and lists in float64, half precision in float32.
+            targets: likewise.
+            loss: what to compute, for example `boxloss.CIoU()`.
+            gradients: whether to return the gradient with respect to the predictions.
+            target_gradients: whether to return the gradient with respect to the targets.
+            box_format: "xyxy" (left, top, right, bottom), "xywh" (left, top, width, height) or "cxcywh" (centre,
+                width, height); of both boxes and of the gradients.
+            weights: one finite number of 0 or more for each pair.
+            reduction: "none", "mean" (over the pairs, not over the sum of the weights) or "sum".
+            invalid: what to do with inverted or non-finite boxes: "reject" the call, or "mask" the pair: NaN loss,
+                zero gradient, no part in a reduction, and False in the result's `valid`.
+            timeout: seconds that the call may take.
+
+        Raises:
+            InvalidInputError: the input is wrong; the message names the field.
+            BoxlossError: another of its kinds.
+        """
+        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        return self._evaluate(predictions, targets, [loss], options, timeout)[0]
+
+    def compare(
+        self,
+        predictions: Boxes,
+        targets: Boxes,
+        losses: Sequence[Loss],
+        *,
+        gradients: bool = False,
+        target_gradients: bool = False,
+        box_format: BoxFormat = "xyxy",
+        weights: ArrayLike | None = None,
+        reduction: Reduction = "none",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> list[LossResult]:
+        """Evaluates several losses over the same pairs; the server computes their geometry once.
+
+        Takes and raises what `evaluate` does; returns one result for each loss, in their order.
+        """
+        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        return self._evaluate(predictions, targets, losses, options, timeout)
+
+    def evaluate_stream(
+        self,
+        batches: Iterable[Batch],
+        loss: Loss,
+        *,
+        gradients: bool = False,
+        target_gradients: bool = False,
+        box_format: BoxFormat = "xyxy",
+        reduction: Reduction = "none",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> Iterator[LossResult]:
+        """Evaluates a loss over many batches through one call, several of them on their way at once.
+
+        Reads up to eight batches ahead. A broken connection is opened again, and what was not answered sent again.
+
+        Args:
+            batches: tuples of predictions, targets and, where wanted, weights.
+            loss: what to compute.
+            timeout: seconds that the whole stream may take; no limit unless given.
+
+        The other keywords are those of `evaluate`.
+
+        Yields:
+            One result for each batch, in their order.
+
+        Raises:
+            BoxlossError: after the results of all batches before the one at fault.
+        """
+        options = Options(gradients, target_gradients, box_format, None, reduction, invalid)
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        stream = StreamExchange(loss, options, self._offer(None))
+        connection: _Stream | None = None
+        fault: InvalidInputError | None = None
+
+        def read() -> loss_service_pb2.EvaluateStreamResponse:
+            nonlocal connection
+            connection = connection or _Stream(self, stream.unanswered, deadline)
+            try:
+                return connection.read()
+            except BoxlossError:
+                connection.close()
+                connection = None
+                raise
+
+        source = iter(batches)
+        try:
+            while True:
+                while not (fault or stream.full) and (batch := next(source, None)) is not None:
+                    try:
+                        messages = stream.ask(batch)
+                    except InvalidInputError as error:
+                        fault = error  # To be raised when the batches before it are answered.
+                    else:
+                        if connection:
+                            connection.write(messages)
+                if not stream.unanswered:
+                    if fault:
+                        raise fault
+                    return
+                if result := stream.answer(Retrying(**policy(self.timeout))(read)):
+                    yield result
+        finally:
+            if connection:
+                connection.close()
+
+    def pairwise_iou(
+        self,
+        a: Boxes,
+        b: Boxes,
+        *,
+        metric: Metric = "iou",
+        box_format: BoxFormat = "xyxy",
+        invalid: Invalid = "reject",
+        timeout: float | None = None,
+    ) -> Array:
+        """Computes an IoU metric between all boxes of two sets.
+
+        Args:
+            a: boxes of shape (N, 4).
+            b: boxes of shape (M, 4).
+            metric: "iou", "giou", "diou", "ciou" or "eiou"; each is 1 for identical boxes.
+            box_format: as in `evaluate`.
+            invalid: "reject" the call, or "mask" the rows and columns of invalid boxes with NaN.
+            timeout: seconds that the call may take.
+
+        Returns:
+            A matrix of shape (N, M).
+
+        Raises:
+            BoxlossError: as `evaluate`.
+        """
+        deadline = self._deadline(timeout)
+        exchange = MatrixExchange(a, b, metric, box_format, invalid, self._offer(deadline))
+        return exchange.matrix([self._call("PairwiseIou", request, deadline) for request in exchange.requests()])
+
+    def _evaluate(
+        self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, timeout: float | None
+    ) -> list[LossResult]:
+        deadline = self._deadline(timeout)
+        exchange = EvaluationExchange(predictions, targets, losses, options, self._offer(deadline))
+        return exchange.results([self._call("Evaluate", request, deadline) for request in exchange.requests()])
+
+    def _offer(self, deadline: float | None) -> ServerInfo:
+        """What the server offers, asked once."""
+        return self._server or self.info(timeout=None if deadline is None else deadline - time.monotonic())
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self.timeout if timeout is None else timeout)
+
+    def _call(self, method: str, request: Any, deadline: float) -> Any:
+        def attempt() -> Any:
+            self._check_open()
+            try:
+                return getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+            except grpc.RpcError as error:
+                raise error_of(error, self.address, method) from None
+
+        return Retrying(**policy(deadline - time.monotonic()))(attempt)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BoxlossError("this client is closed; create another")
+
+
+class _Stream:
+    """One connection of an evaluation stream.
+
+    Args:
+        client: whose.
+        messages: to send first.
+        deadline: of the whole stream, as time.monotonic() tells it.
+    """
+
+    def __init__(
+        self, client: Client, messages: list[loss_service_pb2.EvaluateStreamRequest], deadline: float | None
+    ) -> None:
+        client._check_open()
+        self._address = client.address
+        self._outbox: SimpleQueue[loss_service_pb2.EvaluateStreamRequest | None] = SimpleQueue()
+        self.write(messages)
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+        self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout)
+
+    def write(self, messages: list[loss_service_pb2.EvaluateStreamRequest]) -> None:
+        for message in messages:
+            self._outbox.put(message)
+
+    def read(self) -> loss_service_pb2.EvaluateStreamResponse:
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            raise error_of(error, self._address, "EvaluateStream") from None
+        except StopIteration:
+            raise ServerUnavailableError(f"{self._address} ended the stream before it answered everything") from None
+
+    def close(self) -> None:
+        self._outbox.put(None)
+        self._call.cancel()

@@ -1,0 +1,104 @@
+"""What can go wrong, as one small tree that the SDK raises and the server answers with.
+
+Each class stands for one gRPC status code and one machine-readable reason; the server turns an error into a status,
+the SDK turns the status back into the same error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+DOMAIN = "boxloss"
+"""The domain of every google.rpc.ErrorInfo that boxloss sends."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that is wrong with an input: which field, and a sentence that says what would be right."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}"
+
+
+class BoxlossError(Exception):
+    """Base of every error that boxloss raises."""
+
+    code: ClassVar[str] = "UNKNOWN"
+    """Name of the gRPC status code."""
+    reason: ClassVar[str] = "UNKNOWN"
+    """Machine-readable reason, as in google.rpc.ErrorInfo."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.metadata: dict[str, str] = {}
+        """Further facts, as in google.rpc.ErrorInfo."""
+
+
+class _InputError(BoxlossError):
+    """Base of errors that name the fields at fault."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(map(str, violations)))
+        self.violations = tuple(violations)
+
+    def within(self, *path: str) -> Self:
+        """The same error seen from further out: each field's name is prefixed with the path to it."""
+        return type(self)([Violation(".".join([*path, v.field]), v.description) for v in self.violations])
+
+
+class InvalidInputError(_InputError, ValueError):
+    """A field is wrong; nothing was computed. Correct the fields named in `violations`."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_INPUT"
+
+
+class RequestTooLargeError(_InputError, ValueError):
+    """The request is over a limit of the server. Send fewer pairs at once, or raise the limit."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "REQUEST_TOO_LARGE"
+
+
+class UnsupportedError(_InputError):
+    """The request uses something that this server does not know. Upgrade the server, or ask for what it lists."""
+
+    code = "UNIMPLEMENTED"
+    reason = "UNSUPPORTED"
+
+
+class ServerBusyError(BoxlossError):
+    """The server's queue is full. Retry after `retry_after` seconds, or add servers."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "QUEUE_FULL"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceededError(BoxlossError, TimeoutError):
+    """No answer came in time. Allow a longer timeout, or send less at once."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class ServerUnavailableError(BoxlossError, ConnectionError):
+    """No server answers at the address. Start one, or correct the address."""
+
+    code = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+
+class ServerError(BoxlossError):
+    """The server failed. Its log says why."""
+
+    code = "INTERNAL"
+    reason = "INTERNAL"

@@ -1,0 +1,337 @@
+"""Questions and answers without input or output: what to send for a call, and what its answers mean.
+
+Both clients, blocking and asyncio, are thin shells around these. An input over the server's limits becomes several
+messages, whose answers are joined again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, to_message, weights_of
+from boxloss.errors import InvalidInputError, Violation
+from boxloss.losses import Loss
+from boxloss.results import Execution, LossInfo, LossResult, ParameterInfo, ServerInfo
+from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss.wire import enum_choices, loss_to_message
+
+BoxFormat: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
+Reduction: TypeAlias = Literal["none", "mean", "sum"]
+Invalid: TypeAlias = Literal["reject", "mask"]
+Metric: TypeAlias = Literal["iou", "giou", "diou", "ciou", "eiou"]
+
+Batch: TypeAlias = tuple[Boxes, Boxes] | tuple[Boxes, Boxes, ArrayLike]
+"""Predictions, targets and, where wanted, weights."""
+
+_BOX_FORMATS = enum_choices(array_pb2.BoxFormat.DESCRIPTOR)
+_REDUCTIONS = enum_choices(loss_service_pb2.Reduction.DESCRIPTOR)
+_INVALID = enum_choices(loss_service_pb2.InvalidBoxes.DESCRIPTOR)
+_METRICS = enum_choices(loss_service_pb2.IouMetric.DESCRIPTOR)
+
+_FRAMING_BYTES = 64
+"""More than the tags and lengths of a message's arrays take."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords of an evaluation."""
+
+    gradients: bool = False
+    target_gradients: bool = False
+    box_format: BoxFormat = "xyxy"
+    weights: ArrayLike | None = None
+    reduction: Reduction = "none"
+    invalid: Invalid = "reject"
+
+
+class EvaluationExchange:
+    """The messages of one evaluation, and the results that their answers make.
+
+    Args:
+        predictions: boxes of shape (N, 4).
+        targets: boxes of shape (N, 4).
+        losses: what to compute.
+        options: how.
+        server: whose limits hold.
+
+    Raises:
+        InvalidInputError: a shape, a word or a combination is wrong.
+    """
+
+    def __init__(
+        self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, server: ServerInfo
+    ) -> None:
+        self._losses = tuple(losses)
+        self._options = options
+        prediction_array, target_array = boxes_of(predictions, "predictions"), boxes_of(targets, "targets")
+        dtype = np.result_type(prediction_array, target_array)
+        self._predictions = prediction_array.astype(dtype, copy=False)
+        self._targets = target_array.astype(dtype, copy=False)
+        self._weights = None if options.weights is None else weights_of(options.weights, dtype)
+        self._count = len(self._predictions)
+        self._check()
+        self._template = loss_service_pb2.EvaluateRequest(
+            losses=[loss_to_message(loss) for loss in self._losses],
+            dtype=DTYPES[dtype],
+            box_format=_number(_BOX_FORMATS, options.box_format, "box_format"),  # type: ignore[arg-type]
+            reduction=_number(_REDUCTIONS, options.reduction, "reduction"),  # type: ignore[arg-type]
+            invalid_boxes=_number(_INVALID, options.invalid, "invalid"),  # type: ignore[arg-type]
+            prediction_gradients=options.gradients,
+            target_gradients=options.target_gradients,
+            iou=True,
+        )
+        pair_bytes = (8 + (self._weights is not None)) * dtype.itemsize
+        room = server.message_bytes - self._template.ByteSize() - _FRAMING_BYTES
+        step = max(min(room // pair_bytes, server.request_pairs // len(self._losses)), 1)
+        self._slices = [slice(start, start + step) for start in range(0, max(self._count, 1), step)]
+        if len(self._slices) > 1 and options.reduction == "mean":
+            # Means of parts of different size do not average; sums add.
+            self._template.reduction = loss_service_pb2.REDUCTION_SUM
+
+    def requests(self) -> Iterator[loss_service_pb2.EvaluateRequest]:
+        """The messages to send."""
+        for part in self._slices:
+            request = loss_service_pb2.EvaluateRequest()
+            request.CopyFrom(self._template)
+            request.predictions.CopyFrom(to_message(self._predictions[part]))
+            request.targets.CopyFrom(to_message(self._targets[part]))
+            if self._weights is not None:
+                request.weights.CopyFrom(to_message(self._weights[part]))
+            yield request
+
+    def results(self, responses: Sequence[loss_service_pb2.EvaluateResponse]) -> list[LossResult]:
+        """One result for each loss, from the answers to all messages."""
+        counts = [len(self._predictions[part]) for part in self._slices]
+        valid = np.ones(self._count, bool)
+        for part, response in zip(self._slices, responses, strict=True):
+            valid[part.start + np.asarray(response.masked_rows, np.int64)] = False
+        iou = _joined([from_message(r.iou, r.dtype, (n,)) for r, n in zip(responses, counts, strict=True)])
+        executions = tuple(_execution(response.execution) for response in responses)
+        results = []
+        for index, loss in enumerate(self._losses):
+            parts = [(r.results[index], r.dtype, n) for r, n in zip(responses, counts, strict=True)]
+            value, gradient, target_gradient = self._reduce(
+                [from_message(part.loss, dtype, self._value_shape(n)) for part, dtype, n in parts],
+                [from_message(part.prediction_gradient, dtype, (n, 4)) for part, dtype, n in parts]
+                if self._options.gradients
+                else None,
+                [from_message(part.target_gradient, dtype, (n, 4)) for part, dtype, n in parts]
+                if self._options.target_gradients
+                else None,
+                int(np.count_nonzero(valid)),
+            )
+            results.append(LossResult(loss, value, gradient, target_gradient, iou, valid, executions))
+        return results
+
+    def _reduce(
+        self, values: list[Array], gradients: list[Array] | None, target_gradients: list[Array] | None, valid: int
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Joins the parts."""
+        joined = [None if parts is None else _joined(parts) for parts in (gradients, target_gradients)]
+        if self._options.reduction == "none":
+            return _joined(values), joined[0], joined[1]
+        if len(values) == 1:
+            return values[0], joined[0], joined[1]
+        scale = 1 / max(valid, 1) if self._options.reduction == "mean" else 1.0
+        total = np.asarray(np.sum(values, dtype=np.float64) * scale, values[0].dtype)
+        first, second = (None if array is None else array * array.dtype.type(scale) for array in joined)
+        return total, first, second
+
+    def _value_shape(self, count: int) -> tuple[int, ...]:
+        return (count,) if self._options.reduction == "none" else ()
+
+    def _check(self) -> None:
+        faults = []
+        if not self._losses:
+            faults.append(Violation("losses", "is empty; ask for one or more"))
+        for index, loss in enumerate(self._losses):
+            if not isinstance(loss, Loss):
+                faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
+        for field, array in (("targets", self._targets), ("weights", self._weights)):
+            if array is not None and len(array) != self._count:
+                faults.append(
+                    Violation(field, f"has {len(array)} rows for {self._count} predictions; give one for each")
+                )
+        if faults:
+            raise InvalidInputError(faults)
+
+
+class MatrixExchange:
+    """The messages of one IoU matrix, and the matrix that their answers make; arguments as `pairwise_iou`'s.
+
+    Raises:
+        InvalidInputError: a shape or a word is wrong.
+    """
+
+    def __init__(
+        self,
+        rows: Boxes,
+        columns: Boxes,
+        metric: Metric,
+        box_format: BoxFormat,
+        invalid: Invalid,
+        server: ServerInfo,
+    ) -> None:
+        row_array, column_array = boxes_of(rows, "a"), boxes_of(columns, "b")
+        dtype = np.result_type(row_array, column_array)
+        self._rows, self._columns = row_array.astype(dtype, copy=False), column_array.astype(dtype, copy=False)
+        self._template = loss_service_pb2.PairwiseIouRequest(
+            metric=_number(_METRICS, metric, "metric"),  # type: ignore[arg-type]
+            dtype=DTYPES[dtype],
+            box_format=_number(_BOX_FORMATS, box_format, "box_format"),  # type: ignore[arg-type]
+            invalid_boxes=_number(_INVALID, invalid, "invalid"),  # type: ignore[arg-type]
+        )
+        room = server.message_bytes - self._template.ByteSize() - _FRAMING_BYTES
+        box_bytes = 4 * dtype.itemsize
+        # A tile's two edges may take half of a message each.
+        width = max(min(len(self._columns), room // (2 * box_bytes), server.request_pairs), 1)
+        height = max(min(room // (2 * box_bytes), server.request_pairs // width), 1)
+        self._tiles = [
+            [
+                (slice(top, top + height), slice(left, left + width))
+                for left in range(0, max(len(self._columns), 1), width)
+            ]
+            for top in range(0, max(len(self._rows), 1), height)
+        ]
+
+    def requests(self) -> Iterator[loss_service_pb2.PairwiseIouRequest]:
+        """The messages to send: a tile of the matrix each."""
+        for band in self._tiles:
+            for vertical, horizontal in band:
+                request = loss_service_pb2.PairwiseIouRequest()
+                request.CopyFrom(self._template)
+                request.rows.CopyFrom(to_message(self._rows[vertical]))
+                request.columns.CopyFrom(to_message(self._columns[horizontal]))
+                yield request
+
+    def matrix(self, responses: Sequence[loss_service_pb2.PairwiseIouResponse]) -> Array:
+        """The matrix of shape (N, M)."""
+        answers = iter(responses)
+        bands = []
+        for band in self._tiles:
+            tiles = []
+            for vertical, horizontal in band:
+                response = next(answers)
+                shape = len(self._rows[vertical]), len(self._columns[horizontal])
+                tiles.append(from_message(response.matrix, response.dtype, shape))
+            bands.append(np.concatenate(tiles, axis=1))
+        return np.concatenate(bands)
+
+
+class StreamExchange:
+    """The messages of an evaluation stream that are sent and not yet answered, in order.
+
+    Args:
+        loss: what to compute for every batch.
+        options: how; weights come with the batches.
+        server: whose limits hold.
+    """
+
+    DEPTH = 8
+    """Messages on their way at once: enough to hide the way, few enough to hold in memory."""
+
+    def __init__(self, loss: Loss, options: Options, server: ServerInfo) -> None:
+        self._loss = loss
+        self._options = options
+        self._server = server
+        self._unanswered: deque[tuple[loss_service_pb2.EvaluateStreamRequest, EvaluationExchange | None]] = deque()
+        self._answers: list[loss_service_pb2.EvaluateResponse] = []
+        self._asked = 0
+
+    @property
+    def unanswered(self) -> list[loss_service_pb2.EvaluateStreamRequest]:
+        """What to send again when the connection broke."""
+        return [message for message, _ in self._unanswered]
+
+    @property
+    def full(self) -> bool:
+        """Whether enough is on its way."""
+        return len(self._unanswered) >= self.DEPTH
+
+    def ask(self, batch: Batch) -> list[loss_service_pb2.EvaluateStreamRequest]:
+        """The messages to send for the next batch."""
+        predictions, targets, *weights = batch
+        options = replace(self._options, weights=weights[0]) if weights else self._options
+        try:
+            exchange = EvaluationExchange(predictions, targets, [self._loss], options, self._server)
+        except InvalidInputError as error:
+            raise error.within(f"batches[{self._asked}]") from None
+        self._asked += 1
+        messages = [loss_service_pb2.EvaluateStreamRequest(request=request) for request in exchange.requests()]
+        self._unanswered.extend((message, None) for message in messages[:-1])
+        self._unanswered.append((messages[-1], exchange))
+        return messages
+
+    def answer(self, response: loss_service_pb2.EvaluateStreamResponse) -> LossResult | None:
+        """Takes the next answer; the batch's result where it was its last."""
+        self._answers.append(response.response)
+        _, exchange = self._unanswered.popleft()
+        if exchange is None:
+            return None
+        result = exchange.results(self._answers)[0]
+        self._answers = []
+        return result
+
+
+def server_info(response: loss_service_pb2.ListLossesResponse) -> ServerInfo:
+    """Reads what a server offers."""
+    metrics = {number: word for word, number in _METRICS.items()}
+    return ServerInfo(
+        version=response.server_version,
+        device=response.device,
+        message_bytes=response.limits.message_bytes,
+        request_pairs=response.limits.request_pairs,
+        losses=tuple(
+            LossInfo(
+                name=loss.name,
+                title=loss.title,
+                summary=loss.summary,
+                formula=loss.formula,
+                paper=loss.paper,
+                parameters=tuple(_parameter_info(parameter) for parameter in loss.parameters),
+                needs=tuple(loss.needs),
+            )
+            for loss in response.losses
+        ),
+        metrics=tuple(metrics[number] for number in response.metrics if number in metrics),
+    )
+
+
+def _parameter_info(parameter: Any) -> ParameterInfo:
+    default = parameter.WhichOneof("default")
+    bounds = parameter.range
+    return ParameterInfo(
+        name=parameter.name,
+        summary=parameter.summary,
+        default=getattr(parameter, default) if default else None,
+        minimum=bounds.minimum if bounds.HasField("minimum") else None,
+        maximum=bounds.maximum if bounds.HasField("maximum") else None,
+        minimum_excluded=bounds.minimum_excluded,
+        maximum_excluded=bounds.maximum_excluded,
+        choices=tuple(parameter.choices),
+    )
+
+
+def _number(choices: dict[str, int], word: str, field: str) -> int:
+    if word not in choices:
+        raise InvalidInputError([Violation(field, f"{word!r} is not known; choose one of {', '.join(choices)}")])
+    return choices[word]
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _execution(message: loss_service_pb2.Execution) -> Execution:
+    return Execution(
+        queue_time=message.queue_time.ToNanoseconds() / 1e9,
+        compute_time=message.compute_time.ToNanoseconds() / 1e9,
+        batch_requests=message.batch_request_count,
+        batch_pairs=message.batch_pair_count,
+    )

@@ -1,0 +1,80 @@
+"""gRPC errors as boxloss errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from boxloss.errors import (
+    DOMAIN,
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServerError,
+    ServerUnavailableError,
+    UnsupportedError,
+    Violation,
+)
+
+_BY_REASON = {error.reason: error for error in (InvalidInputError, RequestTooLargeError, UnsupportedError)}
+
+
+def error_of(error: Any, address: str, method: str) -> BoxlossError:
+    """The boxloss error that a failed call stands for.
+
+    Args:
+        error: a grpc.RpcError of either stack.
+        address: whom the call was made to.
+        method: name of the RPC.
+    """
+    message = error.details() or "no details"
+    info, violations, retry_after = _details(error)
+    if info.reason in _BY_REASON and violations:
+        return _BY_REASON[info.reason](violations)
+    match error.code():
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
+            return ServerBusyError(message, retry_after)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses a message.
+            return RequestTooLargeError(
+                [Violation(method, f"{message}; send less at once, or raise the server's --max-message-bytes")]
+            )
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return InvalidInputError([Violation(method, message)])
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return UnsupportedError([Violation(method, f"is not offered by the server at {address}; upgrade it")])
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError(
+                f"{address} did not answer {method} in time ({message}); allow a longer timeout, or send less at once"
+            )
+        case grpc.StatusCode.UNAVAILABLE:
+            return ServerUnavailableError(
+                f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
+                "or correct the address"
+            )
+        case code:
+            return ServerError(f"{address} failed to answer {method} ({code.name}: {message})")
+
+
+def _details(error: Any) -> tuple[error_details_pb2.ErrorInfo, list[Violation], float | None]:
+    """Reason, violations and delay before a retry, as far as the server sent them."""
+    info = error_details_pb2.ErrorInfo()
+    violations: list[Violation] = []
+    retry_after = None
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+            if detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Unpack(request):
+                violations += [Violation(fault.field, fault.description) for fault in request.field_violations]
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    if info.domain != DOMAIN:
+        info.Clear()
+    return info, violations, retry_after
