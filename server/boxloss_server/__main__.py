@@ -1,0 +1,48 @@
+"""The command `boxloss-server`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import uvloop
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from boxloss_server.settings import Settings
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT; exits 0 then, 2 for wrong settings and 1 where it cannot serve."""
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for fault in error.errors():
+            name = ".".join(map(str, fault["loc"])).replace("_", "-")
+            print(f"boxloss-server: {f'--{name}: ' if name else ''}{fault['msg']}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        uvloop.run(_serve(settings))
+    except (OSError, ValueError) as error:
+        sys.exit(f"boxloss-server: {error}")
+
+
+async def _serve(settings: Settings) -> None:
+    # torch takes seconds to import; --help and wrong settings should not.
+    from boxloss_server.service import Server
+    from boxloss_server.service.logs import configure_logs
+
+    configure_logs(settings.log_level, settings.log_format)
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    server = Server(settings)
+    server.serve_metrics()
+    await server.start()
+    await asked_to_stop.wait()
+    await server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Batching: what waits, when a batch closes, admission and deadlines. Knows asyncio, no gRPC and no torch."""
+
+from boxloss_server.batching.batcher import Batcher, Outcome
+from boxloss_server.batching.capacity import Capacity
+from boxloss_server.batching.observer import Observer
+
+__all__ = ["Batcher", "Capacity", "Observer", "Outcome"]

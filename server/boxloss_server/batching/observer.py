@@ -1,0 +1,28 @@
+"""What the batcher tells of its work, for metrics."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """Hears what happens in a batcher. Times are seconds."""
+
+    def admitted(self, waiting_requests: int, waiting_pairs: int) -> None:
+        """Called when a request starts or stops to count against the capacity."""
+
+    def queued(self, seconds: float) -> None:
+        """Called for each request when its batch starts."""
+
+    def closed(self, reason: str, requests: int, pairs: int) -> None:
+        """Called for each batch that starts.
+
+        Reasons: "pause" (no more requests came), "window" (open for its longest time), "full", "worker" (it waited
+        until the worker was free).
+        """
+
+    def computed(self, seconds: float) -> None:
+        """Called for each batch when it has been computed."""
+
+    def rejected(self, reason: str) -> None:
+        """Called for each request that is turned away: "queue_full" or "deadline"."""

@@ -1,0 +1,52 @@
+"""A server in a thread of this process, on a Unix socket that only its user can reach."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from pathlib import Path
+
+import structlog
+
+from boxloss_server.service import Server
+from boxloss_server.service.logs import configure_logs
+from boxloss_server.settings import Settings
+
+
+class EmbeddedServer:
+    """Serves from construction until `stop`.
+
+    Args:
+        device: as in the settings.
+
+    Raises:
+        ValueError: the device does not exist here.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        if not structlog.is_configured():
+            configure_logs("warning", "console")
+        self._folder = tempfile.TemporaryDirectory(prefix="boxloss-")
+        self.address = f"unix:{Path(self._folder.name) / 'socket'}"
+        self._server = Server(Settings(device=device), self.address)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="boxloss-server", daemon=True)
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result()
+        except BaseException:
+            self._end()
+            raise
+
+    def stop(self) -> None:
+        """Answers what was accepted and ends. A second call does nothing."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
+            self._end()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._folder.cleanup()

@@ -1,0 +1,53 @@
+"""Bounding-box regression losses as pure torch functions, usable without the service.
+
+>>> import torch, boxloss
+>>> from boxloss_server import losses
+>>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]], requires_grad=True)
+>>> losses.box_loss(boxes, torch.tensor([[1.0, 2.0, 5.0, 8.0]]), boxloss.CIoU()).sum().backward()
+>>> boxes.grad
+tensor([[-0.0197, -0.0339, -0.0593, -0.1171]])
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from boxloss.losses import Loss
+from boxloss_server.losses.axis_aligned import evaluate, similarity
+from boxloss_server.losses.geometry import Geometry
+
+__all__ = ["Geometry", "box_loss", "box_similarity", "evaluate", "similarity"]
+
+
+def box_loss(prediction: Tensor, target: Tensor, loss: Loss) -> Tensor:
+    """The loss of each pair of boxes.
+
+    Args:
+        prediction: boxes of shape (N, 4) as left, top, right, bottom, not inverted.
+        target: likewise; the loss is differentiable once with respect to both.
+        loss: what to compute.
+
+    Returns:
+        Losses of shape (N,); in float32 where the boxes are in half precision.
+    """
+    return evaluate(Geometry(_upcast(prediction).T, _upcast(target).T), loss)
+
+
+def box_similarity(rows: Tensor, columns: Tensor, loss: Loss) -> Tensor:
+    """The metric that belongs to a loss of the form 1 - IoU + penalties, between all rows and all columns.
+
+    Args:
+        rows: boxes of shape (N, 4) as left, top, right, bottom, not inverted.
+        columns: boxes of shape (M, 4).
+        loss: names the metric; `IoU()` gives the plain IoU.
+
+    Returns:
+        A matrix of shape (N, M), 1 for identical boxes.
+    """
+    return similarity(Geometry(_upcast(rows).T[:, :, None], _upcast(columns).T[:, None, :]), loss)
+
+
+def _upcast(boxes: Tensor) -> Tensor:
+    """Half precision overflows at 256 x 256 pixels."""
+    return boxes.float() if boxes.dtype in (torch.float16, torch.bfloat16) else boxes

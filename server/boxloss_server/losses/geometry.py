@@ -1,0 +1,122 @@
+"""The geometry of box pairs: every quantity that losses share, computed once, when first asked for."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Part / whole, and 0 where whole is 0 or too small for its reciprocal to be finite.
+
+    The denominator is guarded before the division: masking afterwards would leave NaN in the gradient.
+    """
+    divisible = whole >= torch.finfo(whole.dtype).tiny
+    return torch.where(divisible, part / torch.where(divisible, whole, 1), 0)
+
+
+def power(base: Tensor, exponent: float) -> Tensor:
+    """Base ** exponent for base > 0, and 0 with gradient 0 elsewhere: rounding can bring a penalty just below 0, and
+    below an exponent of 1 the slope at 0 is infinite.
+    """
+    positive = base > 0
+    return torch.where(positive, torch.where(positive, base, 1) ** exponent, 0)
+
+
+class Geometry:
+    """Pairs of boxes, as corner coordinates.
+
+    Args:
+        prediction: left, top, right and bottom of the predictions: a tensor of shape (4, ...).
+        target: likewise of the targets; the shapes of the planes broadcast, so (4, N, 1) against (4, 1, M) gives all
+            pairs.
+
+    Boxes must not be inverted and their areas must be finite in the tensors' type.
+    """
+
+    def __init__(self, prediction: Tensor, target: Tensor) -> None:
+        self.prediction = prediction
+        self.target = target
+        self._left, self._top, self._right, self._bottom = prediction.unbind()
+        self._target_left, self._target_top, self._target_right, self._target_bottom = target.unbind()
+
+    @cached_property
+    def width(self) -> Tensor:
+        return self._right - self._left
+
+    @cached_property
+    def height(self) -> Tensor:
+        return self._bottom - self._top
+
+    @cached_property
+    def target_width(self) -> Tensor:
+        return self._target_right - self._target_left
+
+    @cached_property
+    def target_height(self) -> Tensor:
+        return self._target_bottom - self._target_top
+
+    @cached_property
+    def intersection(self) -> Tensor:
+        """Area that both boxes cover; boxes that only touch do not overlap, and have no gradient here."""
+        width = torch.minimum(self._right, self._target_right) - torch.maximum(self._left, self._target_left)
+        height = torch.minimum(self._bottom, self._target_bottom) - torch.maximum(self._top, self._target_top)
+        # Not clamp(min=0): its gradient at exactly 0 differs between torch releases.
+        return torch.where((width > 0) & (height > 0), width * height, 0)
+
+    @cached_property
+    def union(self) -> Tensor:
+        return self.width * self.height + self.target_width * self.target_height - self.intersection
+
+    @cached_property
+    def iou(self) -> Tensor:
+        return ratio(self.intersection, self.union)
+
+    @cached_property
+    def enclosing_width(self) -> Tensor:
+        return torch.maximum(self._right, self._target_right) - torch.minimum(self._left, self._target_left)
+
+    @cached_property
+    def enclosing_height(self) -> Tensor:
+        return torch.maximum(self._bottom, self._target_bottom) - torch.minimum(self._top, self._target_top)
+
+    @cached_property
+    def uncovered(self) -> Tensor:
+        """Share of the enclosing box that neither box covers."""
+        enclosing = self.enclosing_width * self.enclosing_height
+        return ratio(enclosing - self.union, enclosing)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """Squared distance of the centres over the squared diagonal of the enclosing box."""
+        dx = (self._left + self._right - self._target_left - self._target_right) / 2
+        dy = (self._top + self._bottom - self._target_top - self._target_bottom) / 2
+        return ratio(dx**2 + dy**2, self.enclosing_width**2 + self.enclosing_height**2)
+
+    @cached_property
+    def width_difference(self) -> Tensor:
+        """Squared difference of the widths over the squared width of the enclosing box."""
+        return ratio((self.width - self.target_width) ** 2, self.enclosing_width**2)
+
+    @cached_property
+    def height_difference(self) -> Tensor:
+        """Squared difference of the heights over the squared height of the enclosing box."""
+        return ratio((self.height - self.target_height) ** 2, self.enclosing_height**2)
+
+    @cached_property
+    def aspect_difference(self) -> Tensor:
+        """CIoU's v: the squared difference of the diagonals' angles, 1 for a right angle."""
+        difference = _angle(self.target_width, self.target_height) - _angle(self.width, self.height)
+        return (4 / math.pi**2) * difference**2
+
+
+def _angle(width: Tensor, height: Tensor) -> Tensor:
+    """Angle between the diagonal and the vertical side; 0 with gradient 0 for a point.
+
+    The sides are scaled first, since the gradient of atan2 squares them, which underflows for tiny boxes.
+    """
+    longest = torch.maximum(width, height).detach()
+    return torch.atan2(ratio(width, longest), ratio(height, longest))

@@ -1,0 +1,249 @@
+"""Request messages to validated arrays. Whatever passes here cannot harm the batch that it joins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.descriptor import EnumDescriptor
+from numpy.typing import NDArray
+
+from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedError, Violation
+from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss, PenaltyLoss
+from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
+from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
+from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs
+
+Array = NDArray[np.floating]
+Rows = NDArray[np.int64]
+
+MAX_LOSSES = 32
+
+
+def _words(enum: EnumDescriptor, unspecified: str) -> dict[int, str]:
+    """An enum's values as words, for example "xyxy" for BOX_FORMAT_XYXY; `unspecified` names what 0 means."""
+    return {0: unspecified} | {number: word for word, number in enum_choices(enum).items()}
+
+
+_DTYPES = _words(array_pb2.Dtype.DESCRIPTOR, "float32")
+_BOX_FORMATS = _words(array_pb2.BoxFormat.DESCRIPTOR, "xyxy")
+_REDUCTIONS = _words(loss_service_pb2.Reduction.DESCRIPTOR, "none")
+_INVALID_BOXES = _words(loss_service_pb2.InvalidBoxes.DESCRIPTOR, "reject")
+_METRIC_NAMES = _words(loss_service_pb2.IouMetric.DESCRIPTOR, "iou")
+
+_METRICS: dict[str, PenaltyLoss] = {loss.name: loss for loss in (IoU(), GIoU(), DIoU(), CIoU(), EIoU())}
+"""The losses behind the metrics of PairwiseIou."""
+
+_LARGEST = {"float32": 1e15, "float64": 1e150}
+"""Coordinates beyond these would let an area overflow."""
+
+_ROWS_NAMED = 5
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on a request."""
+
+    message_bytes: int
+    request_pairs: int
+
+
+def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits) -> tuple[Evaluation, Pairs]:
+    """Reads what an EvaluateRequest asks, and its arrays.
+
+    Raises:
+        InvalidInputError: a field is missing, has the wrong size or holds what it must not.
+        RequestTooLargeError: the request has too many pairs.
+        UnsupportedError: a field or value is newer than this server.
+    """
+    refuse_unknown_fields(request)
+    dtype = _word(_DTYPES, request.dtype, "dtype")
+    box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
+    reduction: Any = _word(_REDUCTIONS, request.reduction, "reduction")
+    losses = _losses(request)
+    faults: list[Violation] = []
+    predictions = _boxes(request.predictions, "predictions", dtype, faults)
+    targets = _boxes(request.targets, "targets", dtype, faults)
+    weights = _weights(request, dtype, faults)
+    if faults:
+        raise InvalidInputError(faults)
+    _check_size("predictions", len(predictions) * len(losses), limits)
+    if len(targets) != len(predictions):
+        faults.append(
+            Violation("targets", f"has {len(targets)} boxes for {len(predictions)} predictions; send one for each")
+        )
+    if weights is not None and len(weights) != len(predictions):
+        faults.append(
+            Violation("weights", f"has {len(weights)} numbers for {len(predictions)} predictions; send one for each")
+        )
+    invalid_predictions = _invalid_rows(request, predictions, "predictions", box_format, faults)
+    invalid_targets = _invalid_rows(request, targets, "targets", box_format, faults)
+    if faults:
+        raise InvalidInputError(faults)
+    work = Evaluation(losses, _precision(predictions), request.prediction_gradients, request.target_gradients)
+    masked = _NO_ROWS
+    if len(invalid_predictions) or len(invalid_targets):
+        masked = np.union1d(invalid_predictions, invalid_targets)
+    return work, Pairs(predictions, targets, box_format, masked, weights, reduction)
+
+
+def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) -> tuple[Matrix, Grid]:
+    """Reads what a PairwiseIouRequest asks, and its arrays; raises as `decode_evaluation`."""
+    refuse_unknown_fields(request)
+    dtype = _word(_DTYPES, request.dtype, "dtype")
+    box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
+    metric = _METRICS[_word(_METRIC_NAMES, request.metric, "metric")]
+    faults: list[Violation] = []
+    rows = _boxes(request.rows, "rows", dtype, faults)
+    columns = _boxes(request.columns, "columns", dtype, faults)
+    if faults:
+        raise InvalidInputError(faults)
+    _check_size("rows", len(rows) * len(columns), limits)
+    masked_rows = _invalid_rows(request, rows, "rows", box_format, faults)
+    masked_columns = _invalid_rows(request, columns, "columns", box_format, faults)
+    if faults:
+        raise InvalidInputError(faults)
+    return Matrix(metric, _precision(rows)), Grid(rows, columns, box_format, masked_rows, masked_columns)
+
+
+def _word(words: dict[int, str], number: int, field: str) -> str:
+    """The word for an enum value."""
+    if number not in words:
+        raise UnsupportedError([Violation(field, f"{number} is not known to this server; upgrade it")])
+    return words[number]
+
+
+def _losses(request: loss_service_pb2.EvaluateRequest) -> tuple[Loss, ...]:
+    if not 1 <= len(request.losses) <= MAX_LOSSES:
+        raise InvalidInputError(
+            [Violation("losses", f"has {len(request.losses)} losses; ask for 1 to {MAX_LOSSES} in a request")]
+        )
+    losses = []
+    for index, message in enumerate(request.losses):
+        try:
+            losses.append(_loss(message.SerializeToString()))
+        except (InvalidInputError, UnsupportedError) as error:
+            raise error.within(f"losses[{index}]") from None
+    return tuple(losses)
+
+
+@lru_cache(maxsize=1024)
+def _loss(message: bytes) -> Loss:
+    """Most requests ask for what others asked before."""
+    return loss_from_message(loss_pb2.Loss.FromString(message))
+
+
+def _boxes(message: array_pb2.Array, field: str, dtype: str, faults: list[Violation]) -> Array:
+    """An array of shape (N, 4); of shape (0, 4) where the field is at fault."""
+    flat = _numbers(message, field, dtype, faults)
+    if len(flat) % 4:
+        faults.append(Violation(field, f"has {len(flat)} numbers, which is no multiple of 4; send 4 for each box"))
+        flat = flat[:0]
+    return flat.reshape(-1, 4)
+
+
+def _weights(request: loss_service_pb2.EvaluateRequest, dtype: str, faults: list[Violation]) -> Array | None:
+    if not request.HasField("weights"):
+        return None
+    weights = _numbers(request.weights, "weights", dtype, faults)
+    _name_rows(np.flatnonzero(~np.isfinite(weights)), "weights", "not finite; send numbers of 0 or more", faults)
+    _name_rows(np.flatnonzero(weights < 0), "weights", "negative; send numbers of 0 or more", faults)
+    return weights
+
+
+def _numbers(message: array_pb2.Array, field: str, dtype: str, faults: list[Violation]) -> Array:
+    """The array's elements in the type that they are computed in; none where the field is at fault."""
+    refuse_unknown_fields(message)
+    data, reader = message.data, _READERS[dtype]
+    if message.values:
+        if data:
+            faults.append(Violation(field, "has both data and values; send one of them"))
+        with np.errstate(over="ignore"):  # What overflows is infinite, and refused as such.
+            return np.array(message.values, np.float64).astype(reader.computed)
+    if len(data) % reader.size:
+        faults.append(
+            Violation(
+                f"{field}.data",
+                f"has {len(data)} bytes, which is no multiple of {reader.size}; send {dtype} numbers as dtype says",
+            )
+        )
+        return np.empty(0, reader.computed)
+    return reader.read(data)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How little-endian bytes of a dtype become an array of the type that is computed in."""
+
+    size: int
+    computed: type[np.floating]
+    read: Callable[[bytes], Array]
+
+
+_READERS = {
+    "float32": _Reader(4, np.float32, lambda data: np.frombuffer(data, "<f4")),
+    "float64": _Reader(8, np.float64, lambda data: np.frombuffer(data, "<f8")),
+    "float16": _Reader(2, np.float32, lambda data: np.frombuffer(data, "<f2").astype(np.float32)),
+    # A bfloat16 is the upper half of a float32.
+    "bfloat16": _Reader(
+        2, np.float32, lambda data: (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    ),
+}
+
+
+def _precision(boxes: Array) -> Any:
+    return boxes.dtype.name
+
+
+def _check_size(field: str, pairs: int, limits: Limits) -> None:
+    if pairs > limits.request_pairs:
+        raise RequestTooLargeError(
+            [
+                Violation(
+                    field,
+                    f"makes {pairs} pairs, and the limit is {limits.request_pairs}; split the request, "
+                    "or raise the server's --max-request-pairs",
+                )
+            ]
+        )
+
+
+_AskedAboutBoxes = TypeVar("_AskedAboutBoxes", loss_service_pb2.EvaluateRequest, loss_service_pb2.PairwiseIouRequest)
+
+
+def _invalid_rows(
+    request: _AskedAboutBoxes, boxes: Array, field: str, box_format: str, faults: list[Violation]
+) -> Rows:
+    """Rows to mask; where invalid boxes are to be rejected, there are none, and `faults` names the rows instead."""
+    mode = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes")
+    with np.errstate(invalid="ignore"):
+        largest = _LARGEST[boxes.dtype.name]
+        unusable = ~(np.abs(boxes) <= largest).all(axis=1)
+        inverted = (boxes[:, 2:] < (boxes[:, :2] if box_format == "xyxy" else 0)).any(axis=1)
+    if not (unusable.any() or inverted.any()):
+        return _NO_ROWS
+    if mode == "mask":
+        return np.flatnonzero(unusable | inverted)
+    order = "left <= right and top <= bottom" if box_format == "xyxy" else "width and height of 0 or more"
+    _name_rows(np.flatnonzero(unusable), field, f"not finite, or beyond {largest:g}; send finite numbers", faults)
+    _name_rows(
+        np.flatnonzero(inverted & ~unusable),
+        field,
+        f"inverted; {box_format} needs {order}: correct them, the box format, or have them masked",
+        faults,
+    )
+    return _NO_ROWS
+
+
+def _name_rows(rows: Rows, field: str, fault: str, faults: list[Violation]) -> None:
+    """Notes a fault that some rows have; names the first of them."""
+    if not len(rows):
+        return
+    named = ", ".join(map(str, rows[:_ROWS_NAMED]))
+    more = f" and {len(rows) - _ROWS_NAMED} more" if len(rows) > _ROWS_NAMED else ""
+    subject = f"row {named} is" if len(rows) == 1 else f"rows {named}{more} are"
+    faults.append(Violation(field, f"{subject} {fault}"))

@@ -1,0 +1,72 @@
+"""Results to response messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from numpy.typing import NDArray
+
+from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss_server.batching import Outcome
+from boxloss_server.engine import Grid, Pairs, Scores
+
+_DTYPES = {"float32": array_pb2.DTYPE_FLOAT32, "float64": array_pb2.DTYPE_FLOAT64}
+
+
+def encode_evaluation(
+    request: loss_service_pb2.EvaluateRequest, pairs: Pairs, outcome: Outcome[Scores]
+) -> loss_service_pb2.EvaluateResponse:
+    """Writes the answer to an EvaluateRequest, in the form that its predictions came in."""
+    plain = bool(request.predictions.values)
+    scores = outcome.result
+    response = loss_service_pb2.EvaluateResponse(
+        dtype=_DTYPES[scores.iou.dtype.name], masked_rows=pairs.masked, execution=_execution(outcome)
+    )
+    for score in scores.scores:
+        result = response.results.add()
+        _write(result.loss, score.loss, plain)
+        if score.prediction_gradient is not None:
+            _write(result.prediction_gradient, score.prediction_gradient, plain)
+        if score.target_gradient is not None:
+            _write(result.target_gradient, score.target_gradient, plain)
+    if request.iou:
+        _write(response.iou, scores.iou, plain)
+    return response
+
+
+def encode_matrix(
+    request: loss_service_pb2.PairwiseIouRequest, grid: Grid, outcome: Outcome[Any]
+) -> loss_service_pb2.PairwiseIouResponse:
+    """Writes the answer to a PairwiseIouRequest, in the form that its rows came in."""
+    response = loss_service_pb2.PairwiseIouResponse(
+        dtype=_DTYPES[outcome.result.dtype.name],
+        masked_rows=grid.masked_rows,
+        masked_columns=grid.masked_columns,
+        execution=_execution(outcome),
+    )
+    _write(response.matrix, outcome.result, bool(request.rows.values))
+    return response
+
+
+def _write(message: array_pb2.Array, array: NDArray[np.floating], plain: bool) -> None:
+    message.SetInParent()
+    if plain:
+        message.values.extend(array.ravel().tolist())
+    else:
+        message.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _execution(outcome: Outcome[Any]) -> loss_service_pb2.Execution:
+    return loss_service_pb2.Execution(
+        queue_time=_duration(outcome.queue_time),
+        compute_time=_duration(outcome.compute_time),
+        batch_request_count=outcome.batch_requests,
+        batch_pair_count=outcome.batch_pairs,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    nanoseconds = round(seconds * 1e9)
+    return Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)

@@ -1,0 +1,122 @@
+"""The server: puts the rooms together, starts them and shuts them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+import structlog
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from boxloss.v1 import loss_service_pb2
+from boxloss.v1.loss_service_pb2_grpc import add_LossServiceServicer_to_server
+from boxloss_server.batching import Batcher, Capacity
+from boxloss_server.engine import Engine
+from boxloss_server.service.decode import Limits
+from boxloss_server.service.interceptor import Interceptor
+from boxloss_server.service.metrics import Metrics
+from boxloss_server.service.servicer import LossServicer
+from boxloss_server.settings import Settings
+
+_SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
+_INLINE_PAIRS = 4096
+"""Batches of up to so many pairs take about a millisecond, too little to hand them to a thread."""
+
+_log = structlog.get_logger()
+
+
+class Server:
+    """One server on one device.
+
+    Args:
+        settings: what to serve and where.
+        address: address to listen on instead of the settings' host and port, for example "unix:/tmp/socket".
+
+    Attributes:
+        port: the port that it listens on, once started.
+        metrics_port: the port of the metrics, once started.
+    """
+
+    def __init__(self, settings: Settings, address: str | None = None) -> None:
+        self._settings = settings
+        self._address = address or f"{settings.host}:{settings.port}"
+        self._metrics = Metrics()
+        self._health = health.aio.HealthServicer()
+        self.port = 0
+        self.metrics_port = 0
+
+    async def start(self) -> None:
+        """Prepares the device, then listens and reports SERVING.
+
+        Raises:
+            ValueError: the device does not exist here.
+            OSError: an address cannot be listened on.
+        """
+        settings = self._settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        engine = Engine(settings.device)
+        engine.warm_up()
+        self._metrics.serves_on(str(engine.device))
+        self._batcher = Batcher(
+            engine.run,
+            Capacity(settings.max_waiting_pairs),
+            window=settings.batch_window_ms / 1000,
+            batch_pairs=settings.max_batch_pairs,
+            inline_pairs=_INLINE_PAIRS,
+            observer=self._metrics,
+        )
+        limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
+        self._servicer = LossServicer(self._batcher, limits, str(engine.device), self._metrics)
+        self._grpc = grpc.aio.server(
+            interceptors=[Interceptor(self._metrics)],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # Two servers must not share a port unnoticed.
+            ],
+        )
+        add_LossServiceServicer_to_server(self._servicer, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        self.port = self._listen()
+        await self._grpc.start()
+        for service in ("", _SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", host=settings.host, port=self.port, device=str(engine.device))
+
+    def serve_metrics(self) -> None:
+        """Serves the metrics from a thread of their own until the process ends.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        try:
+            http, _ = start_http_server(port, host, self._metrics.registry)
+        except OSError as error:
+            raise OSError(
+                f"cannot serve metrics on {host}:{port}: {error.strerror}; choose another --metrics-port"
+            ) from None
+        self.metrics_port = http.server_port
+        _log.info("serving metrics", url=f"http://{host}:{self.metrics_port}/metrics")
+
+    async def stop(self) -> None:
+        """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends."""
+        _log.info("shutting down", grace_s=self._settings.shutdown_grace_s)
+        await self._health.enter_graceful_shutdown()
+        self._servicer.drain()
+        await self._grpc.stop(self._settings.shutdown_grace_s)
+        await asyncio.get_running_loop().run_in_executor(None, self._batcher.shut_down)
+        _log.info("stopped")
+
+    def _listen(self) -> int:
+        try:
+            return self._grpc.add_insecure_port(self._address)
+        except RuntimeError:
+            raise OSError(
+                f"cannot listen on {self._address}: in use, or not an address here; choose another --port or --host"
+            ) from None

@@ -1,0 +1,55 @@
+"""Errors as gRPC statuses with google.rpc details."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status as RpcStatus
+
+from boxloss.errors import (
+    DOMAIN,
+    BoxlossError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerBusyError,
+    UnsupportedError,
+)
+
+
+class Status(NamedTuple):
+    """What a failed call answers."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def status_of(error: BoxlossError) -> Status:
+    """The status that an error is answered with."""
+    code = grpc.StatusCode[error.code]
+    details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    trailers: list[tuple[str, str | bytes]] = []
+    if isinstance(error, InvalidInputError | RequestTooLargeError | UnsupportedError):
+        violations = [
+            BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            for violation in error.violations
+        ]
+        details.append(_packed(BadRequest(field_violations=violations)))
+    if isinstance(error, ServerBusyError):
+        delay = Duration()
+        delay.FromMilliseconds(round(error.retry_after * 1000))
+        details.append(_packed(RetryInfo(retry_delay=delay)))
+        trailers.append(("grpc-retry-pushback-ms", str(delay.ToMilliseconds())))
+    status = RpcStatus(code=code.value[0], message=str(error), details=details)
+    trailers.append(("grpc-status-details-bin", status.SerializeToString()))
+    return Status(code, str(error), tuple(trailers))
+
+
+def _packed(detail: ErrorInfo | BadRequest | RetryInfo) -> Any:
+    packed = Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,55 @@
+"""The server's settings, from flags and BOXLOSS_* environment variables."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Serve bounding-box regression losses over gRPC.
+
+    Every flag is also an environment variable: --max-waiting-pairs is BOXLOSS_MAX_WAITING_PAIRS. Flags win.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="BOXLOSS_",
+        cli_prog_name="boxloss-server",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="Port of the Prometheus metrics; 0 takes a free one.")
+    device: str = Field("auto", description="What computes: auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    threads: int = Field(0, ge=0, description="CPU threads of a torch call; 0 leaves the choice to torch.")
+    max_message_bytes: int = Field(64 * 2**20, ge=2**10, description="Largest request message, in bytes.")
+    max_request_pairs: int = Field(
+        2**20, ge=1, description="Most pairs in a request; a pair under two losses counts twice."
+    )
+    max_batch_pairs: int = Field(2**18, ge=1, description="A batch is computed when it has so many pairs.")
+    max_waiting_pairs: int = Field(
+        2**22, ge=1, description="Most pairs that may wait or be computed at once; more are turned away."
+    )
+    batch_window_ms: float = Field(
+        8.0, ge=0, le=1000, description="Longest time a batch stays open while calls keep coming, in ms."
+    )
+    shutdown_grace_s: float = Field(
+        30.0, ge=0, description="After SIGTERM, time for accepted requests to be answered, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Form of the log lines; auto: console on a terminal, else json."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.max_waiting_pairs < self.max_request_pairs:
+            raise ValueError("max_waiting_pairs must be at least max_request_pairs, or large requests never fit")
+        return self
