@@ -57,6 +57,7 @@ def _numbers(value: Any, field: str) -> Array:
         value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     try:
         array = np.asarray(value)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype in DTYPES:
             return array
         if array.dtype.kind in "iufb":

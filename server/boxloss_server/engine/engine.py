@@ -15,6 +15,10 @@ from boxloss_server.losses import Geometry, evaluate, similarity
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+_VECTOR = 64
+"""Batches are filled up to a multiple of this. The CPU computes whole vectors with other instructions than what is
+left over, and so rounds differently: without it, a pair's result would depend on its neighbours."""
+
 
 class Engine:
     """Computes batches on one device. Calls may overlap: a batch owns its buffers.
@@ -79,10 +83,13 @@ class Engine:
 
     def _stage(self, work: Evaluation, requests: Sequence[Pairs], ends: Array) -> Tensor:
         """The batch on the device: four planes of predictions, four of targets and one of scales, shape (9, N)."""
-        count = int(ends[-1]) if len(ends) else 0
-        staging = torch.empty((9, count), dtype=_DTYPES[work.precision], pin_memory=self.device.type == "cuda")
+        count = int(ends[-1])
+        size = -(-count // _VECTOR) * _VECTOR
+        staging = torch.empty((9, size), dtype=_DTYPES[work.precision], pin_memory=self.device.type == "cuda")
+        planes = staging.numpy()
+        planes[:, count:] = 0
         for request, end in zip(requests, ends, strict=True):
-            place = staging.numpy()[:, end - len(request) : end]
+            place = planes[:, end - len(request) : end]
             write_corners(place[:4], request.predictions, request.box_format, request.masked)
             write_corners(place[4:8], request.targets, request.box_format, request.masked)
             _write_scale(place[8], request)

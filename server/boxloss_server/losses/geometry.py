@@ -92,8 +92,9 @@ class Geometry:
     @cached_property
     def distance(self) -> Tensor:
         """Squared distance of the centres over the squared diagonal of the enclosing box."""
-        dx = (self._left + self._right - self._target_left - self._target_right) / 2
-        dy = (self._top + self._bottom - self._target_top - self._target_bottom) / 2
+        # Differences first: identical boxes are then exactly 0 apart.
+        dx = ((self._left - self._target_left) + (self._right - self._target_right)) / 2
+        dy = ((self._top - self._target_top) + (self._bottom - self._target_bottom)) / 2
         return ratio(dx**2 + dy**2, self.enclosing_width**2 + self.enclosing_height**2)
 
     @cached_property

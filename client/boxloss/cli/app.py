@@ -1,0 +1,259 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import rich.progress
+import typer
+from rich.console import Console
+
+import boxloss
+from boxloss.cli.catalogue import catalogue
+from boxloss.cli.faults import fault
+from boxloss.cli.matching import match_coco, match_rows
+from boxloss.cli.readers import read
+from boxloss.cli.scoring import score, valid_rows
+from boxloss.cli.specs import label, parse
+from boxloss.cli.tables import ENDINGS, assemble, show, summary, write, write_csv
+from boxloss.client import Client
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServerUnavailableError,
+    UnsupportedError,
+)
+from boxloss.exchange import BoxFormat, Invalid, server_info
+from boxloss.losses import CATALOGUE
+from boxloss.v1 import loss_service_pb2
+from boxloss.wire import describe
+
+_PINGS = 5
+_PIPE_WIDTH = 1000
+"""Of a table in a pipe, where lines need not be broken."""
+
+_out = Console(markup=False, highlight=False, soft_wrap=True)
+_err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+_ADDRESS = typer.Option(metavar="HOST:PORT", envvar="BOXLOSS_ADDRESS", help="Of the server; or unix:/path.")
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits; its errors become one line on standard error, and the exit code."""
+    try:
+        app(arguments, prog_name="boxloss")
+    except BoxlossError as error:
+        _fail(error, _exit_code(error))
+    except OSError as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print("boxloss:", *str(error).split(), file=sys.stderr)
+    sys.exit(code)
+
+
+def _exit_code(error: BoxlossError) -> int:
+    match error:
+        case InvalidInputError() | RequestTooLargeError() | UnsupportedError():
+            return 2
+        case ServerUnavailableError() | ServerBusyError() | DeadlineExceededError():
+            return 3
+        case _:
+            return 1
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        _out.print(f"boxloss {boxloss.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _boxloss(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Bounding-box regression losses of files of boxes, computed by a boxloss server."""
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", exists=True, dir_okay=False, readable=True, help="File of boxes.")
+    ],
+    targets: Annotated[
+        Path, typer.Argument(metavar="TARGETS", exists=True, dir_okay=False, readable=True, help="File of boxes.")
+    ],
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOSS",
+            help="What to compute, with parameters after a colon: smooth_l1:beta=0.5, "
+            "'alpha_iou:base=ciou(gate=0.5),alpha=2'. Repeat it for more. `boxloss losses` lists all.",
+            show_default="ciou",
+        ),
+    ] = None,
+    box_format: Annotated[
+        BoxFormat | None,
+        typer.Option(help="Of the boxes; COCO's are always xywh.", show_default="xyxy"),
+    ] = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients/--no-gradients", help="Add the gradients with respect to the predictions.")
+    ] = False,
+    invalid: Annotated[
+        Invalid, typer.Option(help="Reject files with inverted or non-finite boxes, or leave such boxes out.")
+    ] = "reject",
+    min_iou: Annotated[float, typer.Option(min=0, max=1, help="COCO: least IoU of a prediction with its label.")] = 0.5,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, writable=True, help="Write the table to a .csv, .json or .parquet file."
+        ),
+    ] = None,
+    address: Annotated[str | None, _ADDRESS] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to compute without a server: auto, cpu, cuda or cuda:N.", show_default="auto"),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that each call to the server may take.")] = 30.0,
+) -> None:
+    """Compares two files of boxes: the IoU and the losses of each pair, and their means.
+
+    The files are .csv, .json or .npy; row i of one is compared with row i of the other. Of two COCO files (results or
+    datasets), the predictions of each image are matched with the labels of their category by IoU, best score first;
+    what finds no counterpart is listed as missed or spurious.
+
+    Prints a table on a terminal and CSV into a pipe. Without an address, computes in this process, which needs
+    boxloss-server.
+    """
+    asked = {label(each): each for each in map(parse, loss or ["ciou"])}
+    if output:
+        _check_output(output)
+    first, second = read(predictions, box_format), read(targets, box_format)
+    coco = first.coco is not None and second.coco is not None
+    for file in () if coco else (first, second):
+        if file.coco and len(file):
+            raise fault(file.path, "is COCO and the other file is not; give two of a kind")
+    with _connected(address, device, timeout) as client:
+        valid = [valid_rows(client, file, mask=invalid == "mask", track=_track) for file in (first, second)]
+        if coco:
+            matching = match_coco(client, first, second, *valid, min_iou=min_iou, track=_track)
+        else:
+            matching = match_rows(first, second, *valid)
+        paired = matching.paired
+        scores = score(
+            client,
+            first.boxes[matching.predictions[paired]],
+            second.boxes[matching.targets[paired]],
+            asked,
+            gradients=gradients,
+            box_format=first.box_format,
+            track=_track,
+        )
+    table = assemble(first, second, matching, scores)
+    line = summary(table, ["iou", *asked])
+    if output:
+        write(table, output)
+        _out.print(line)
+        _out.print(f"{table.num_rows} rows written to {output}")
+    elif sys.stdout.isatty():
+        show(table, ["iou", *asked], _out)
+        _out.print(line)
+    else:
+        write_csv(table, sys.stdout.buffer)
+        _err.print(line)
+
+
+@app.command()
+def losses(
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print them.")] = "table",
+    address: Annotated[str | None, _ADDRESS] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that the server may take.")] = 5.0,
+) -> None:
+    """Lists the losses with formula, parameters (default and range) and paper: this version's, or a server's."""
+    if address:
+        with Client(address, timeout=timeout) as client:
+            offer = client.info()
+    else:
+        offer = server_info(loss_service_pb2.ListLossesResponse(losses=[describe(each) for each in CATALOGUE.values()]))
+    if form == "json":
+        print(json.dumps([dataclasses.asdict(each) for each in offer.losses], indent=2))
+    else:
+        out = _out if _out.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+        out.print(catalogue(offer.losses, plain=not out.is_terminal))
+
+
+@app.command()
+def ping(
+    address: Annotated[str, _ADDRESS] = "localhost:50051",
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that each call to the server may take.")] = 5.0,
+) -> None:
+    """Has a server compute a loss, and prints its version, device and latency.
+
+    Exits 0 where it does and 1 where it does not, as health checks want it.
+    """
+    times = []
+    try:
+        with Client(address, timeout=timeout) as client:
+            server = client.info()
+            for _ in range(_PINGS):
+                start = time.perf_counter()
+                client.evaluate([[0, 0, 1, 1]], [[0, 0, 1, 1]], boxloss.CIoU())
+                times.append(time.perf_counter() - start)
+    except BoxlossError as error:
+        _fail(error, 1)
+    latency = statistics.median(times) * 1000
+    _out.print(
+        f"{address} is healthy: boxloss {server.version} on {server.device}, "
+        f"{latency:.1f} ms a call (median of {_PINGS})"
+    )
+
+
+@contextmanager
+def _connected(address: str | None, device: str | None, timeout: float) -> Iterator[Client]:
+    """A client of the server at the address, or of one in this process."""
+    if address and device:
+        raise fault("--device", f"is for computing in this process; leave it out, or the address {address}")
+    with ExitStack() as stack:
+        with _err.status(f"waiting for {address}" if address else "starting a server in this process"):
+            client = stack.enter_context(Client(address, timeout=timeout) if address else _embedded(device, timeout))
+            client.info()
+        yield client
+
+
+def _embedded(device: str | None, timeout: float) -> Client:
+    try:
+        return boxloss.embedded(device=device or "auto", timeout=timeout)
+    except ValueError as error:
+        raise fault("--device" if device else "the server in this process", str(error)) from None
+    except BoxlossError as error:
+        raise BoxlossError(f"{error}, or give the --address of a server") from None
+
+
+def _track(work: Sequence[Any], description: str) -> Iterable[Any]:
+    """A progress bar, on a terminal and while there is more than one step."""
+    return rich.progress.track(
+        work, description, console=_err, transient=True, disable=len(work) < 2 or not _err.is_terminal
+    )
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix.lower() not in ENDINGS:
+        raise fault(f"--output {path}", f"ends in {path.suffix!r}; give a .csv, .json or .parquet file")
+    if not path.parent.is_dir():
+        raise fault(f"--output {path}", f"there is no folder {path.parent}")

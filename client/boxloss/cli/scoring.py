@@ -1,0 +1,97 @@
+"""Boxes through the server, in parts, so that progress can be shown and no call takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxloss.arrays import Array
+from boxloss.cli.faults import fault
+from boxloss.cli.matching import Track, untracked
+from boxloss.cli.readers import BoxFile
+from boxloss.client import Client
+from boxloss.exchange import BoxFormat
+from boxloss.losses import IoU, Loss
+
+_PART = 2**16
+_NAMED = 3
+"""Invalid boxes that a message names."""
+
+_COORDINATES: dict[BoxFormat, tuple[str, ...]] = {
+    "xyxy": ("x1", "y1", "x2", "y2"),
+    "xywh": ("x", "y", "w", "h"),
+    "cxcywh": ("cx", "cy", "w", "h"),
+}
+
+
+def valid_rows(client: Client, file: BoxFile, *, mask: bool = False, track: Track = untracked) -> NDArray[np.bool_]:
+    """Asks the server which boxes of a file are valid.
+
+    Raises:
+        InvalidInputError: some are not, and `mask` is False; the message names them.
+        BoxlossError: the server could not compute.
+    """
+    valid = np.ones(len(file), bool)
+    for part in track(_parts(len(file)), f"checking {file.path}"):
+        boxes = file.boxes[part]
+        valid[part] = client.evaluate(boxes, boxes, IoU(), box_format=file.box_format, invalid="mask").valid
+    rows = np.flatnonzero(~valid)
+    if len(rows) and not mask:
+        named = ", ".join(f"{file.place(row)} {file.boxes[row].tolist()}" for row in rows[:_NAMED])
+        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+        raise fault(
+            file.path,
+            f"{named}{more}: no valid {file.box_format}, for it is inverted, not finite or too large; "
+            "correct it, or --box-format, or give --invalid mask",
+        )
+    return valid
+
+
+def score(
+    client: Client,
+    predictions: Array,
+    targets: Array,
+    losses: Mapping[str, Loss],
+    *,
+    gradients: bool = False,
+    box_format: BoxFormat = "xyxy",
+    track: Track = untracked,
+) -> dict[str, Array]:
+    """Evaluates losses over pairs of valid boxes.
+
+    Args:
+        client: evaluates.
+        predictions: boxes of shape (N, 4).
+        targets: likewise.
+        losses: each under the name that its column gets.
+        gradients: whether there is a column for each coordinate's gradient, for example "ciou_dx1".
+        box_format: of the boxes and gradients.
+        track: shows the progress.
+
+    Returns:
+        Columns of N numbers: "iou", then those of each loss.
+
+    Raises:
+        BoxlossError: the server could not compute.
+    """
+    parts: list[dict[str, Array]] = []
+    for part in track(_parts(len(predictions)), "scoring pairs"):
+        results = client.compare(
+            predictions[part], targets[part], list(losses.values()), gradients=gradients, box_format=box_format
+        )
+        columns = {"iou": results[0].iou}
+        for name, result in zip(losses, results, strict=True):
+            columns[name] = result.loss
+            if result.gradient is not None:
+                for coordinate, gradient in zip(_COORDINATES[box_format], result.gradient.T, strict=True):
+                    columns[f"{name}_d{coordinate}"] = gradient
+        parts.append(columns)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _parts(count: int) -> list[slice[Any, Any, Any]]:
+    """One at least, for the names of the columns."""
+    return [slice(start, start + _PART) for start in range(0, max(count, 1), _PART)]

@@ -1,0 +1,32 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+import boxloss
+from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from tests.servers import ServerProcess
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServerProcess]:
+    """A server with the default settings, for tests that leave it as it was."""
+    with ServerProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def client(server: ServerProcess) -> Iterator[boxloss.Client]:
+    with boxloss.Client(server.address) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def stub(server: ServerProcess) -> Iterator[LossServiceStub]:
+    """The raw contract, without the SDK."""
+    with grpc.insecure_channel(server.address) as channel:
+        yield LossServiceStub(channel)

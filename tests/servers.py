@@ -1,0 +1,96 @@
+"""Real servers in processes of their own, for tests that end, kill or flood them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+
+def free_port() -> int:
+    """A port that nothing listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """A `boxloss-server`, serving once constructed.
+
+    Args:
+        flags: of its command line; the ports are free ones unless given.
+    """
+
+    def __init__(self, *flags: str) -> None:
+        self.log: deque[dict[str, Any]] = deque(maxlen=1000)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "boxloss_server", "--port=0", "--metrics-port=0", "--log-format=json", *flags],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"BOXLOSS_DEVICE": "cpu"},
+        )
+        assert self._process.stderr
+        self._lines = self._process.stderr
+        while "port" not in (line := self._next_line()):
+            if "url" in line:
+                self.metrics_url: str = line["url"]
+        self.port: int = line["port"]
+        self.address = f"127.0.0.1:{self.port}"
+        self._reader = threading.Thread(target=self._read_on, daemon=True)
+        self._reader.start()
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Waits for its end; returns its exit status."""
+        status = self._process.wait(timeout=60)
+        self._reader.join()
+        self._lines.close()
+        return status
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        self._process.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """Ends it in order, if it still runs; returns its exit status."""
+        if self._process.returncode is None:
+            self.terminate()
+            self.wait()
+        return self._process.returncode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _next_line(self) -> dict[str, Any]:
+        text = self._lines.readline()
+        if not text:
+            raise RuntimeError(f"the server ended with status {self._process.wait()}: {list(self.log)}")
+        try:
+            line: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError:
+            line = {"text": text}
+        self.log.append(line)
+        return line
+
+    def _read_on(self) -> None:
+        try:
+            while True:
+                self._next_line()
+        except RuntimeError:
+            pass

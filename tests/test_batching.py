@@ -1,0 +1,195 @@
+"""The batcher: who shares a batch, admission, deadlines, cancellation and failures. No gRPC, no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from boxloss import DeadlineExceededError, ServerBusyError
+from boxloss_server.batching import Batcher, Capacity
+
+LARGE = 100
+
+
+class Work:
+    """Computes batches and remembers them; can be held up, and fails for the request "poison"."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Any, list[Any]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, work: Any, requests: Sequence[Any]) -> list[Any]:
+        self.gate.wait(timeout=30)
+        self.batches.append((work, list(requests)))
+        if "poison" in requests:
+            raise RuntimeError("poisoned")
+        return [f"{work}:{request}" for request in requests]
+
+
+class Ledger:
+    """Remembers what the batcher tells."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.rejections: list[str] = []
+        self.waiting: list[tuple[int, int]] = []
+
+    def admitted(self, waiting_requests: int, waiting_pairs: int) -> None:
+        self.waiting.append((waiting_requests, waiting_pairs))
+
+    def queued(self, seconds: float) -> None:
+        assert seconds >= 0
+
+    def closed(self, reason: str, requests: int, pairs: int) -> None:
+        self.reasons.append(reason)
+
+    def computed(self, seconds: float) -> None:
+        assert seconds >= 0
+
+    def rejected(self, reason: str) -> None:
+        self.rejections.append(reason)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - turns of the loop are what a batch waits for.
+            await asyncio.sleep(0)
+
+
+class Room:
+    """A batcher with its surroundings; batches of more than `LARGE` pairs go to the worker."""
+
+    def __init__(self, capacity: int = 10_000, batch_pairs: int = 1000) -> None:
+        self.work = Work()
+        self.ledger = Ledger()
+        self.capacity = Capacity(capacity)
+        self.batcher = Batcher(
+            self.work,
+            self.capacity,
+            window=0.05,
+            batch_pairs=batch_pairs,
+            inline_pairs=LARGE,
+            observer=self.ledger,
+        )
+
+    def submit(self, request: str, pairs: int = 1, work: str = "ciou", **options: Any) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(self.batcher.submit(work, request, pairs, **options))
+
+    async def until_waiting(self, pairs: int) -> None:
+        await until(lambda: self.capacity.pairs == pairs)
+
+
+async def test_requests_for_the_same_work_share_a_batch() -> None:
+    room = Room()
+    outcomes = await asyncio.gather(*(room.submit(name) for name in "abc"), room.submit("d", work="giou"))
+    assert [outcome.result for outcome in outcomes] == ["ciou:a", "ciou:b", "ciou:c", "giou:d"]
+    assert sorted(room.work.batches) == [("ciou", ["a", "b", "c"]), ("giou", ["d"])]
+    assert [outcome.batch_requests for outcome in outcomes] == [3, 3, 3, 1]
+
+
+async def test_a_lone_request_does_not_wait_for_the_window() -> None:
+    room = Room()
+    await room.submit("a")
+    assert room.ledger.reasons == ["pause"]
+
+
+async def test_a_batch_closes_when_it_is_full() -> None:
+    room = Room(batch_pairs=10)
+    outcomes = await asyncio.gather(*(room.submit(name, pairs=4) for name in "abcde"))
+    assert [requests for _, requests in room.work.batches] == [["a", "b"], ["c", "d"], ["e"]]
+    assert room.ledger.reasons[:2] == ["full", "full"]
+    assert [outcome.batch_pairs for outcome in outcomes] == [8, 8, 8, 8, 4]
+
+
+async def test_a_request_larger_than_a_batch_is_a_batch_of_its_own() -> None:
+    room = Room(batch_pairs=10)
+    small, large = await asyncio.gather(room.submit("small"), room.submit("large", pairs=50))
+    assert (small.batch_requests, large.batch_requests) == (1, 1)
+
+
+async def test_a_large_batch_does_not_keep_small_ones_waiting() -> None:
+    room = Room()
+    room.work.gate.clear()
+    large = room.submit("large", pairs=LARGE + 1)
+    await room.until_waiting(LARGE + 1)
+    threading.Timer(0.2, room.work.gate.set).start()
+    small = await asyncio.gather(*(room.submit(name) for name in "ab"))
+    await large
+    assert [outcome.result for outcome in small] == ["ciou:a", "ciou:b"]
+
+
+async def test_large_batches_grow_while_the_worker_is_busy() -> None:
+    room = Room()
+    room.work.gate.clear()
+    first = room.submit("first", pairs=LARGE + 1)
+    await until(lambda: bool(room.ledger.reasons))
+    later = [room.submit(name, pairs=LARGE + 1) for name in "abc"]
+    for _ in range(1000):  # Many more turns of the loop than a pause has.
+        await asyncio.sleep(0)
+    room.work.gate.set()
+    await asyncio.gather(first, *later)
+    assert [requests for _, requests in room.work.batches] == [["first"], ["a", "b", "c"]]
+    assert room.ledger.reasons[-1] == "worker"
+
+
+async def test_a_full_queue_turns_away_and_says_when_to_return() -> None:
+    room = Room(capacity=10)
+    accepted = room.submit("accepted", pairs=8)
+    await room.until_waiting(8)
+    with pytest.raises(ServerBusyError, match="queue is full: 8 pairs") as refused:
+        await room.submit("refused", pairs=3)
+    assert 0 < refused.value.retry_after <= 1
+    assert (await accepted).result == "ciou:accepted"
+    assert room.ledger.rejections == ["queue_full"]
+    assert room.ledger.waiting[-1] == (0, 0)
+
+
+async def test_patient_requests_wait_for_room_in_their_order() -> None:
+    room = Room(capacity=10)
+    tasks = [room.submit(name, pairs=6, patient=True) for name in "abcd"]
+    assert [outcome.result for outcome in await asyncio.gather(*tasks)] == [f"ciou:{name}" for name in "abcd"]
+    assert [requests for _, requests in room.work.batches] == [["a"], ["b"], ["c"], ["d"]]
+
+
+async def test_a_patient_request_that_gives_up_lets_the_next_one_in() -> None:
+    room = Room(capacity=10)
+    first, second, third = (room.submit(name, pairs=6, patient=True) for name in "abc")
+    await room.until_waiting(6)
+    second.cancel()
+    assert (await first).result == "ciou:a"
+    assert (await third).result == "ciou:c"
+
+
+async def test_a_cancelled_request_is_never_computed() -> None:
+    room = Room()
+    cancelled, kept = room.submit("cancelled"), room.submit("kept")
+    await room.until_waiting(2)
+    cancelled.cancel()
+    assert (await kept).result == "ciou:kept"
+    assert room.work.batches == [("ciou", ["kept"])]
+    assert room.capacity.pairs == 0
+
+
+async def test_a_request_past_its_deadline_is_never_computed() -> None:
+    room = Room()
+    late, kept = room.submit("late", deadline=time.monotonic()), room.submit("kept")
+    with pytest.raises(DeadlineExceededError):
+        await late
+    assert (await kept).result == "ciou:kept"
+    assert room.work.batches == [("ciou", ["kept"])]
+    assert room.ledger.rejections == ["deadline"]
+
+
+@pytest.mark.parametrize("pairs", [1, LARGE + 1], ids=["on the loop", "in the worker"])
+async def test_a_failing_batch_fails_its_requests_and_the_next_one_works(pairs: int) -> None:
+    room = Room()
+    outcomes = await asyncio.gather(*(room.submit(name, pairs) for name in ("a", "poison")), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["poisoned", "poisoned"]
+    assert (await room.submit("b", pairs)).result == "ciou:b"
+    assert room.capacity.pairs == 0

@@ -1,0 +1,426 @@
+"""The SDK, blocking and asyncio, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import boxloss
+from boxloss import AlphaIoU, BoxlossError, CIoU, GIoU, InvalidInputError, IoU, SmoothL1
+from tests.boxes import FORMATS, corner_slopes, from_corners, random_boxes
+from tests.catalogue import LOSSES
+from tests.reference import Pair
+from tests.servers import ServerProcess
+
+A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
+
+
+@pytest.fixture(scope="module")
+def thousand() -> tuple[NDArray[Any], NDArray[Any], dict[boxloss.Loss, list[Any]]]:
+    """A thousand random pairs with the reference's losses."""
+    rng = np.random.default_rng(40)
+    predictions, targets = random_boxes(rng, 1000).astype("<f4"), random_boxes(rng, 1000).astype("<f4")
+    pairs = [Pair(p, t) for p, t in zip(predictions.tolist(), targets.tolist(), strict=True)]
+    return predictions, targets, {loss: [reference(pair) for pair in pairs] for loss, reference in LOSSES.items()}
+
+
+@pytest.mark.parametrize("box_format", FORMATS)
+@pytest.mark.parametrize(("dtype", "value_tolerance", "gradient_tolerance"), [("f4", 1e-5, 1e-4), ("f8", 1e-10, 1e-10)])
+def test_a_thousand_pairs_agree_with_an_independent_computation(
+    client: boxloss.Client,
+    thousand: tuple[NDArray[Any], NDArray[Any], dict[boxloss.Loss, list[Any]]],
+    box_format: Any,
+    dtype: str,
+    value_tolerance: float,
+    gradient_tolerance: float,
+) -> None:
+    predictions, targets, expected = thousand
+    results = client.compare(
+        from_corners(predictions.astype("f8"), box_format).astype(dtype),
+        from_corners(targets.astype("f8"), box_format).astype(dtype),
+        list(LOSSES),
+        gradients=True,
+        target_gradients=True,
+        box_format=box_format,
+    )
+    slopes = corner_slopes(box_format)
+    for result in results:
+        reference = expected[result.spec]
+        gradients = np.array([dual.slopes for dual in reference])
+        assert result.loss.dtype == dtype
+        assert result.gradient is not None
+        assert result.target_gradient is not None
+        np.testing.assert_allclose(
+            result.loss, [dual.value for dual in reference], rtol=value_tolerance, atol=value_tolerance
+        )
+        for gradient, corners in ((result.gradient, gradients[:, :4]), (result.target_gradient, gradients[:, 4:])):
+            np.testing.assert_allclose(
+                gradient, corners @ slopes, rtol=gradient_tolerance, atol=gradient_tolerance * np.abs(corners).max()
+            )
+
+
+def test_evaluate_returns_loss_gradients_and_iou(client: boxloss.Client) -> None:
+    result = client.evaluate(A, B, CIoU(), gradients=True, target_gradients=True)
+    assert result.spec == CIoU()
+    assert result.loss == pytest.approx([0.9361860890731847])
+    assert result.gradient is not None
+    assert result.gradient.shape == (1, 4)
+    assert result.target_gradient is not None
+    assert result.iou == pytest.approx([3 / 17])
+    assert result.valid.tolist() == [True]
+    assert result.executions[0].batch_pairs >= 1
+
+
+def test_results_are_the_callers_own(client: boxloss.Client) -> None:
+    result = client.evaluate(A, B, CIoU(), gradients=True)
+    result.loss[:] = 0
+    assert result.gradient is not None
+    result.gradient[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("boxes", "dtype"),
+    [
+        (A, "float64"),
+        ([[0, 0, 4, 4]], "float64"),
+        (np.array(A), "float64"),
+        (np.array(A, ">f4"), "float32"),
+        (np.asfortranarray(np.array(A * 3, "f4")), "float32"),
+        (np.array(A, "f2"), "float32"),
+        (torch.tensor(A, requires_grad=True), "float32"),
+        (torch.tensor(A, dtype=torch.float64), "float64"),
+        (torch.tensor(A, dtype=torch.bfloat16), "float32"),
+        (torch.tensor(A, dtype=torch.float16), "float32"),
+    ],
+    ids=["list", "integers", "numpy", "big endian", "column major", "half", "torch", "torch double", "bf16", "fp16"],
+)
+def test_takes_lists_arrays_and_tensors(client: boxloss.Client, boxes: Any, dtype: str) -> None:
+    result = client.evaluate(boxes, boxes, SmoothL1())
+    assert result.loss.dtype == dtype
+    assert not result.loss.any()
+
+
+def test_mixed_types_are_computed_in_the_wider(client: boxloss.Client) -> None:
+    assert client.evaluate(np.array(A, "f4"), B, CIoU()).loss.dtype == "float64"
+
+
+def test_weights_and_reductions(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(41)
+    predictions, targets, weights = random_boxes(rng, 20), random_boxes(rng, 20), rng.uniform(0, 2, 20)
+    loss = client.evaluate(predictions, targets, GIoU()).loss
+    weighted = client.evaluate(predictions, targets, GIoU(), weights=weights)
+    mean = client.evaluate(predictions, targets, GIoU(), weights=weights.tolist(), reduction="mean")
+    total = client.evaluate(predictions, targets, GIoU(), reduction="sum")
+    np.testing.assert_allclose(weighted.loss, loss * weights)
+    assert mean.loss == pytest.approx((loss * weights).mean())
+    assert total.loss == pytest.approx(loss.sum())
+    assert total.loss.shape == ()
+
+
+def test_masked_pairs_are_marked(client: boxloss.Client) -> None:
+    result = client.evaluate([[4, 0, 0, 4], *A], B * 2, CIoU(), gradients=True, invalid="mask")
+    assert result.valid.tolist() == [False, True]
+    assert np.isnan(result.loss).tolist() == [True, False]
+    assert result.gradient is not None
+    assert not result.gradient[0].any()
+
+
+def test_zero_pairs_are_fine(client: boxloss.Client) -> None:
+    empties: list[Any] = [[], np.empty((0, 4), "f4")]
+    for empty in empties:
+        result = client.evaluate(empty, empty, CIoU(), gradients=True, reduction="mean")
+        assert result.loss == 0
+        assert result.gradient is not None
+        assert result.gradient.shape == (0, 4)
+    assert client.pairwise_iou([], B).shape == (0, 1)
+
+
+def test_compare_answers_in_the_order_asked(client: boxloss.Client) -> None:
+    losses = [GIoU(), AlphaIoU(CIoU(), alpha=3.0), IoU(form="log")]
+    results = client.compare(A, B, losses)
+    assert [result.spec for result in results] == losses
+    assert [result.loss[0] for result in results] == [client.evaluate(A, B, loss).loss[0] for loss in losses]
+
+
+@pytest.mark.parametrize("metric", ["iou", "giou", "diou", "ciou", "eiou"])
+def test_matrices_hold_every_metric(client: boxloss.Client, metric: Any) -> None:
+    rng = np.random.default_rng(42)
+    rows, columns = random_boxes(rng, 5), random_boxes(rng, 7)
+    matrix = client.pairwise_iou(rows, columns, metric=metric)
+    loss = boxloss.losses.CATALOGUE[metric]()
+    for i, j in np.ndindex(5, 7):
+        pair = client.evaluate(rows[[i]], columns[[j]], loss)
+        assert matrix[i, j] == pytest.approx(1 - pair.loss[0])
+    assert client.pairwise_iou([[1, 0, 0, 1]], A, invalid="mask").tolist() == [[pytest.approx(np.nan, nan_ok=True)]]
+
+
+def test_losses_shows_what_the_server_offers(client: boxloss.Client) -> None:
+    losses = {loss.name: loss for loss in client.losses()}
+    assert losses["alpha_iou"].parameters[0].default is None
+    assert losses["alpha_iou"].parameters[0].choices == ("iou", "giou", "diou", "ciou", "eiou")
+    assert losses["smooth_l1"].parameters[0].default == 1.0
+    assert losses["iou"].parameters[0].choices == ("linear", "log")
+    info = client.info()
+    assert (info.device, info.version, info.request_pairs) == ("cpu", "0.1.0", 2**20)
+
+
+def _wrong(value: Any) -> Any:
+    """Hides a value of the wrong type from the type checker."""
+    return value
+
+
+BAD_CALLS: dict[str, tuple[Callable[[boxloss.Client], Any], str]] = {
+    "a single box": (lambda c: c.evaluate(A[0], B, CIoU()), r"predictions: has shape \(4,\); give \(N, 4\)"),
+    "five columns": (lambda c: c.evaluate([[1, 2, 3, 4, 5]], B, CIoU()), r"predictions: has shape \(1, 5\)"),
+    "ragged rows": (lambda c: c.evaluate([[1, 2], [3]], B, CIoU()), r"predictions: cannot be read as an array"),
+    "words": (lambda c: c.evaluate(A, [["a", "b", "c", "d"]], CIoU()), r"targets: cannot be read as an array"),
+    "complex numbers": (lambda c: c.evaluate(A, [[1j] * 4], CIoU()), r"targets: cannot be read as an array"),
+    "more targets": (lambda c: c.evaluate(A, B * 2, CIoU()), r"targets: has 2 rows for 1 predictions; give one"),
+    "fewer weights": (lambda c: c.evaluate(A, B, CIoU(), weights=[]), r"weights: has 0 rows for 1 predictions"),
+    "weights in rows": (lambda c: c.evaluate(A, B, CIoU(), weights=[[1]]), r"weights: has shape \(1, 1\); give \(N,\)"),
+    "no loss": (lambda c: c.compare(A, B, []), r"losses: is empty"),
+    "a class for a loss": (lambda c: c.evaluate(A, B, _wrong(CIoU)), r"losses\[0\]: .* is no loss"),
+    "a format": (
+        lambda c: c.evaluate(A, B, CIoU(), box_format=_wrong("yolo")),
+        r"box_format: 'yolo' is not known; choose one of xyxy, xywh, cxcywh",
+    ),
+    "a reduction": (
+        lambda c: c.evaluate(A, B, CIoU(), reduction=_wrong("average")),
+        r"reduction: 'average' is not known; choose one of none, mean, sum",
+    ),
+    "a metric": (
+        lambda c: c.pairwise_iou(A, B, metric=_wrong("l2")),
+        r"metric: 'l2' is not known; choose one of iou",
+    ),
+    "an inverted box": (lambda c: c.evaluate(A, [[5, 2, 1, 8]], CIoU()), r"targets: row 0 is inverted; xyxy needs"),
+    "a negative weight": (lambda c: c.evaluate(A, B, CIoU(), weights=[-1]), r"weights: row 0 is negative"),
+    "nan": (lambda c: c.pairwise_iou(A, [[0, 0, float("nan"), 1]]), r"columns: row 0 is not finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_bad_call_raises_one_clear_error(client: boxloss.Client, name: str) -> None:
+    call, complaint = BAD_CALLS[name]
+    with pytest.raises(InvalidInputError, match=complaint) as raised:
+        call(client)
+    assert isinstance(raised.value, ValueError)
+    assert raised.value.violations
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: SmoothL1(beta=0), r"beta: 0 is out of range; it must be above 0"),
+        (lambda: AlphaIoU(CIoU(), alpha=float("inf")), r"alpha: inf is out of range"),
+        (lambda: AlphaIoU(SmoothL1()), r"base: SmoothL1\(beta=1.0\) cannot be modified; take a linear iou"),
+        (lambda: AlphaIoU(IoU(form="log")), r"base: .* cannot be modified"),
+        (lambda: AlphaIoU(_wrong("ciou")), r"base: 'ciou' cannot be modified"),
+        (lambda: IoU(form=_wrong("square")), r"form: 'square' is not known; choose one of linear, log"),
+        (lambda: boxloss.FocalEIoU(gamma=_wrong("a")), r"gamma: 'a' is not a number"),
+        (lambda: boxloss.FocalEIoU(detach_weight=_wrong(1)), r"detach_weight: 1 is neither True nor False"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_at_once(make: Callable[[], Any], complaint: str) -> None:
+    with pytest.raises(InvalidInputError, match=complaint):
+        make()
+
+
+def test_threads_may_share_a_client(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(43)
+    inputs = [(random_boxes(rng, n), random_boxes(rng, n)) for n in rng.integers(1, 50, 64)]
+    alone = [client.evaluate(p, t, CIoU(), gradients=True) for p, t in inputs]
+    with ThreadPoolExecutor(16) as threads:
+        together = list(threads.map(lambda pair: client.evaluate(pair[0], pair[1], CIoU(), gradients=True), inputs))
+    for first, second in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(first.loss, second.loss)
+        np.testing.assert_array_equal(first.gradient, second.gradient)
+
+
+async def test_64_clients_at_once_share_batches_and_each_gets_the_answer_of_a_lone_one() -> None:
+    rng = np.random.default_rng(44)
+    inputs = [(random_boxes(rng, n).astype("f4"), random_boxes(rng, n).astype("f4")) for n in rng.integers(1, 99, 64)]
+    with ServerProcess() as server:
+        with boxloss.Client(server.address) as lone:
+            alone = [lone.evaluate(pair[0], pair[1], CIoU(), gradients=True) for pair in inputs]
+        clients = [boxloss.AsyncClient(server.address) for _ in inputs]
+
+        async def call(client: boxloss.AsyncClient, pair: tuple[Any, Any]) -> list[boxloss.LossResult]:
+            return [await client.evaluate(pair[0], pair[1], CIoU(), gradients=True) for _ in range(10)]
+
+        answers = await asyncio.gather(*map(call, clients, inputs))
+        for each in clients:
+            await each.close()
+    shares = [1 / result.executions[0].batch_requests for results in answers for result in results]
+    assert len(shares) / sum(shares) > 8, "requests in a mean batch"
+    for expected, results in zip(alone, answers, strict=True):
+        for result in results:
+            np.testing.assert_array_equal(result.loss, expected.loss)
+            np.testing.assert_array_equal(result.gradient, expected.gradient)
+            np.testing.assert_array_equal(result.iou, expected.iou)
+
+
+async def test_the_asyncio_client_does_what_the_blocking_one_does(
+    server: ServerProcess, client: boxloss.Client
+) -> None:
+    async with boxloss.AsyncClient(server.address) as connected:
+        assert await connected.losses() == client.losses()
+        result = await connected.evaluate(A, B, CIoU(), gradients=True)
+        np.testing.assert_array_equal(result.gradient, client.evaluate(A, B, CIoU(), gradients=True).gradient)
+        results = await connected.compare(A, B, [GIoU(), IoU()], reduction="sum")
+        assert [each.loss for each in results] == [
+            each.loss for each in client.compare(A, B, [GIoU(), IoU()], reduction="sum")
+        ]
+        assert await connected.pairwise_iou(A, B) == client.pairwise_iou(A, B)
+        with pytest.raises(InvalidInputError, match="targets: row 0 is inverted"):
+            await connected.evaluate(A, [[5, 2, 1, 8]], CIoU())
+
+
+def batches(count: int, seed: int = 45) -> list[tuple[Any, Any]]:
+    rng = np.random.default_rng(seed)
+    return [(random_boxes(rng, n), random_boxes(rng, n)) for n in rng.integers(0, 60, count)]
+
+
+def test_a_stream_yields_one_result_for_each_batch_in_order(client: boxloss.Client) -> None:
+    given = batches(50)
+    results = list(client.evaluate_stream(iter(given), CIoU(), gradients=True))
+    assert len(results) == 50
+    for result, (predictions, targets) in zip(results, given, strict=True):
+        np.testing.assert_array_equal(result.loss, client.evaluate(predictions, targets, CIoU()).loss)
+
+
+def test_stream_batches_may_have_weights(client: boxloss.Client) -> None:
+    (result,) = client.evaluate_stream([(A, B, [2.0])], CIoU(), reduction="sum")
+    assert result.loss == pytest.approx(2 * 0.9361860890731847)
+
+
+def test_an_empty_stream_yields_nothing(client: boxloss.Client) -> None:
+    assert list(client.evaluate_stream([], CIoU())) == []
+
+
+def test_a_stream_raises_after_the_results_before_the_fault(client: boxloss.Client) -> None:
+    for bad, complaint in (
+        ((A, B * 2), r"batches\[3\].targets: has 2 rows for 1 predictions"),
+        ((A, [[5, 2, 1, 8]]), "targets: row 0 is inverted"),
+    ):
+        results = client.evaluate_stream([(A, B), (A, B), (A, B), bad, (A, B)], CIoU())
+        for _ in range(3):
+            assert next(results).loss.shape == (1,)
+        with pytest.raises(InvalidInputError, match=complaint):
+            next(results)
+
+
+def test_a_stream_reads_few_batches_ahead(client: boxloss.Client) -> None:
+    read = 0
+
+    def source() -> Iterator[tuple[Any, Any]]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield A, B
+
+    results = client.evaluate_stream(source(), CIoU())
+    next(results)
+    assert read <= 10
+    results.close()  # type: ignore[attr-defined]
+
+
+async def test_asyncio_streams_take_both_kinds_of_iterables(server: ServerProcess, client: boxloss.Client) -> None:
+    given = batches(30)
+
+    async def source() -> AsyncIterator[tuple[Any, Any]]:
+        for batch in given:
+            await asyncio.sleep(0)
+            yield batch
+
+    expected = [result.loss for result in client.evaluate_stream(given, GIoU())]
+    async with boxloss.AsyncClient(server.address) as connected:
+        for iterable in (given, source()):
+            results = [result.loss async for result in connected.evaluate_stream(iterable, GIoU())]
+            for result, loss in zip(results, expected, strict=True):
+                np.testing.assert_array_equal(result, loss)
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[boxloss.Client]:
+    """A client of a server that takes little at once."""
+    with (
+        ServerProcess("--max-request-pairs=100", "--max-message-bytes=4096") as server,
+        boxloss.Client(server.address) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_inputs_over_the_limits_are_split_and_joined(
+    client: boxloss.Client, narrow: boxloss.Client, reduction: Any, dtype: str
+) -> None:
+    rng = np.random.default_rng(46)
+    predictions, targets = random_boxes(rng, 777).astype(dtype), random_boxes(rng, 777).astype(dtype)
+    predictions[[5, 500]] = np.nan
+    options: dict[str, Any] = {
+        "gradients": True,
+        "target_gradients": True,
+        "weights": rng.uniform(0, 2, 777),
+        "reduction": reduction,
+        "invalid": "mask",
+    }
+    whole = client.compare(predictions, targets, [CIoU(), GIoU()], **options)
+    parts = narrow.compare(predictions, targets, [CIoU(), GIoU()], **options)
+    for first, second in zip(whole, parts, strict=True):
+        assert len(first.executions) == 1
+        assert len(second.executions) >= 16
+        tolerance = 1e-5 if dtype == "f4" else 1e-12
+        np.testing.assert_allclose(first.loss, second.loss, rtol=tolerance)
+        for one, other in ((first.gradient, second.gradient), (first.target_gradient, second.target_gradient)):
+            assert one is not None
+            assert other is not None
+            np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(one).max())
+        np.testing.assert_array_equal(first.iou, second.iou)
+        np.testing.assert_array_equal(first.valid, second.valid)
+    assert np.flatnonzero(~parts[0].valid).tolist() == [5, 500]
+
+
+def test_matrices_over_the_limits_are_split_and_joined(client: boxloss.Client, narrow: boxloss.Client) -> None:
+    rng = np.random.default_rng(47)
+    for rows, columns in ((30, 40), (3, 300), (300, 3), (0, 5), (5, 0)):
+        a, b = random_boxes(rng, rows), random_boxes(rng, columns)
+        np.testing.assert_array_equal(narrow.pairwise_iou(a, b), client.pairwise_iou(a, b))
+
+
+def test_streams_split_too(client: boxloss.Client, narrow: boxloss.Client) -> None:
+    rng = np.random.default_rng(48)
+    given = [(random_boxes(rng, n), random_boxes(rng, n)) for n in (250, 0, 30, 500)]
+    for first, second in zip(client.evaluate_stream(given, CIoU()), narrow.evaluate_stream(given, CIoU()), strict=True):
+        np.testing.assert_array_equal(first.loss, second.loss)
+
+
+def test_a_closed_client_says_so(server: ServerProcess) -> None:
+    client = boxloss.Client(server.address)
+    client.close()
+    with pytest.raises(BoxlossError, match="this client is closed"):
+        client.evaluate(A, B, CIoU())
+
+
+def test_an_embedded_server_lives_as_long_as_its_client() -> None:
+    with boxloss.embedded(device="cpu") as client:
+        assert client.evaluate(A, B, CIoU()).loss == pytest.approx([0.9361860890731847])
+        address = client.address
+    client.close()
+    with (
+        boxloss.Client(address, timeout=0.5) as late,
+        pytest.raises(boxloss.ServerUnavailableError, match="no boxloss server answers at unix:"),
+    ):
+        late.evaluate(A, B, CIoU())
+
+
+def test_an_embedded_server_refuses_a_device_that_is_not_here() -> None:
+    with pytest.raises(ValueError, match="cuda:99"):
+        boxloss.embedded(device="cuda:99")
