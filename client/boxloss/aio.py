@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
-from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import BoxlossError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
 from boxloss.exchange import (
     Batch,
     BoxFormat,
@@ -203,9 +203,15 @@ class AsyncClient:
             try:
                 return await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except grpc.RpcError as error:
-                raise error_of(error, self.address, method) from None
+                raise self._translated(error, method) from None
 
         return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
+
+    def _translated(self, error: grpc.RpcError, method: str) -> BoxlossError:
+        translated = error_of(error, self.address, method)
+        if isinstance(translated, RequestTooLargeError):
+            self._server = None  # Its limits are not what they were; the next call asks again.
+        return translated
 
     def _check_open(self) -> None:
         if self._closed:
@@ -225,7 +231,7 @@ class _Stream:
         self, client: AsyncClient, messages: list[loss_service_pb2.EvaluateStreamRequest], deadline: float | None
     ) -> None:
         client._check_open()
-        self._address = client.address
+        self._client = client
         self._outbox: Queue[loss_service_pb2.EvaluateStreamRequest | None] = Queue()
         self.write(messages)
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
@@ -239,9 +245,9 @@ class _Stream:
         try:
             response = await self._call.read()
         except grpc.RpcError as error:
-            raise error_of(error, self._address, "EvaluateStream") from None
+            raise self._client._translated(error, "EvaluateStream") from None
         if not isinstance(response, loss_service_pb2.EvaluateStreamResponse):  # End of the stream.
-            raise ServerUnavailableError(f"{self._address} ended the stream before it answered everything")
+            raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer")
         return response
 
     def close(self) -> None:

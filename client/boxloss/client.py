@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
-from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import BoxlossError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
 from boxloss.exchange import (
     Batch,
     BoxFormat,
@@ -252,9 +252,15 @@ class Client:
             try:
                 return getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except grpc.RpcError as error:
-                raise error_of(error, self.address, method) from None
+                raise self._translated(error, method) from None
 
         return Retrying(**policy(deadline - time.monotonic()))(attempt)
+
+    def _translated(self, error: grpc.RpcError, method: str) -> BoxlossError:
+        translated = error_of(error, self.address, method)
+        if isinstance(translated, RequestTooLargeError):
+            self._server = None  # Its limits are not what they were; the next call asks again.
+        return translated
 
     def _check_open(self) -> None:
         if self._closed:
@@ -274,7 +280,7 @@ class _Stream:
         self, client: Client, messages: list[loss_service_pb2.EvaluateStreamRequest], deadline: float | None
     ) -> None:
         client._check_open()
-        self._address = client.address
+        self._client = client
         self._outbox: SimpleQueue[loss_service_pb2.EvaluateStreamRequest | None] = SimpleQueue()
         self.write(messages)
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
@@ -288,9 +294,9 @@ class _Stream:
         try:
             return next(self._call)
         except grpc.RpcError as error:
-            raise error_of(error, self._address, "EvaluateStream") from None
+            raise self._client._translated(error, "EvaluateStream") from None
         except StopIteration:
-            raise ServerUnavailableError(f"{self._address} ended the stream before it answered everything") from None
+            raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
 
     def close(self) -> None:
         self._outbox.put(None)

@@ -29,14 +29,15 @@ def main() -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    # torch takes seconds to import; --help and wrong settings should not.
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+
+    # torch takes seconds to import: --help and wrong settings need not wait for it, and no signal is lost meanwhile.
     from boxloss_server.service import Server
     from boxloss_server.service.logs import configure_logs
 
     configure_logs(settings.log_level, settings.log_format)
-    asked_to_stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     server = Server(settings)
     server.serve_metrics()
     await server.start()

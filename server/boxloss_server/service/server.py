@@ -7,7 +7,7 @@ import asyncio
 import grpc.aio
 import structlog
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -16,6 +16,7 @@ from boxloss.v1.loss_service_pb2_grpc import add_LossServiceServicer_to_server
 from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import Engine
 from boxloss_server.service.decode import Limits
+from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.interceptor import Interceptor
 from boxloss_server.service.metrics import Metrics
 from boxloss_server.service.servicer import LossServicer
@@ -44,7 +45,7 @@ class Server:
         self._settings = settings
         self._address = address or f"{settings.host}:{settings.port}"
         self._metrics = Metrics()
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self.port = 0
         self.metrics_port = 0
 
@@ -81,11 +82,10 @@ class Server:
         )
         add_LossServiceServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        reflection.enable_server_reflection((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         self.port = self._listen()
         await self._grpc.start()
-        for service in ("", _SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.serve("", _SERVICE)
         _log.info("serving", host=settings.host, port=self.port, device=str(engine.device))
 
     def serve_metrics(self) -> None:
@@ -107,7 +107,7 @@ class Server:
     async def stop(self) -> None:
         """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends."""
         _log.info("shutting down", grace_s=self._settings.shutdown_grace_s)
-        await self._health.enter_graceful_shutdown()
+        await self._health.end()
         self._servicer.drain()
         await self._grpc.stop(self._settings.shutdown_grace_s)
         await asyncio.get_running_loop().run_in_executor(None, self._batcher.shut_down)
