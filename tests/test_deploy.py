@@ -6,9 +6,7 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -29,6 +27,7 @@ from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server import __version__
 from boxloss_server.settings import Settings
+from tests.servers import ServerProcess, free_port
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -142,36 +141,19 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Prometheus that scrapes a server under load."""
     folder = tmp_path_factory.mktemp("prometheus")
     program = tool("prometheus")
-    with serving() as (address, metrics), load(address):
+    limits = f"--max-request-pairs={CAPACITY}", f"--max-waiting-pairs={CAPACITY}"
+    with ServerProcess(*limits) as server, load(server.address):
         config = json.loads(json.dumps(PROMETHEUS))
         config["global"]["scrape_interval"] = "1s"
         scraped = config["scrape_configs"][0]
         del scraped["dns_sd_configs"]
-        scraped["static_configs"] = [{"targets": [metrics]}]
+        scraped["static_configs"] = [{"targets": [urllib.parse.urlsplit(server.metrics_url).netloc]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         own = f"127.0.0.1:{free_port()}"
         command = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
         with (folder / "log").open("w") as log, process([*command, f"--web.listen-address={own}"], stderr=log):
             wait_until(lambda: is_ready(f"http://{own}/-/ready"), "Prometheus is ready")
             yield f"http://{own}"
-
-
-@contextmanager
-def serving() -> Iterator[tuple[str, str]]:
-    """A server in a process of its own; yields the addresses of the service and of the metrics."""
-    command = [sys.executable, "-m", "boxloss_server", "--port", "0", "--metrics-port", "0", "--log-format", "json"]
-    limits = ["--max-request-pairs", str(CAPACITY), "--max-waiting-pairs", str(CAPACITY)]
-    with process([*command, *limits], stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
-        events = {}
-        for line in server.stderr:  # Ends when the server does.
-            event = json.loads(line) if line.startswith("{") else {"event": line}
-            events[event["event"]] = event
-            if {"serving", "serving metrics"} <= events.keys():
-                break
-        else:
-            pytest.fail("the server ended before it served")
-        yield f"127.0.0.1:{events['serving']['port']}", urllib.parse.urlsplit(events["serving metrics"]["url"]).netloc
 
 
 @contextmanager
@@ -228,12 +210,6 @@ def compose() -> list[str]:
     if docker and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0:
         return [docker, "compose"]
     return [tool("docker-compose")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_ready(url: str) -> bool:
