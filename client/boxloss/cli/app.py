@@ -166,13 +166,14 @@ def evaluate(
             track=_track,
         )
     table = assemble(first, second, matching, scores)
-    line = summary(table, ["iou", *asked])
+    means = ["iou", *(f"loss_{name}" for name in asked)]
+    line = summary(table, means)
     if output:
         write(table, output)
         _out.print(line)
         _out.print(f"{table.num_rows} rows written to {output}")
     elif sys.stdout.isatty():
-        show(table, ["iou", *asked], _out)
+        show(table, means, _out)
         _out.print(line)
     else:
         write_csv(table, sys.stdout.buffer)

@@ -66,13 +66,13 @@ def score(
         client: evaluates.
         predictions: boxes of shape (N, 4).
         targets: likewise.
-        losses: each under the name that its column gets.
-        gradients: whether there is a column for each coordinate's gradient, for example "ciou_dx1".
+        losses: each with its name.
+        gradients: whether there are columns for the gradients with respect to the predictions.
         box_format: of the boxes and gradients.
         track: shows the progress.
 
     Returns:
-        Columns of N numbers: "iou", then those of each loss.
+        Columns of N numbers: "iou", then of each loss for example "loss_ciou", and "gradient_ciou_x1" and so on.
 
     Raises:
         BoxlossError: the server could not compute.
@@ -84,10 +84,10 @@ def score(
         )
         columns = {"iou": results[0].iou}
         for name, result in zip(losses, results, strict=True):
-            columns[name] = result.loss
+            columns[f"loss_{name}"] = result.loss
             if result.gradient is not None:
                 for coordinate, gradient in zip(_COORDINATES[box_format], result.gradient.T, strict=True):
-                    columns[f"{name}_d{coordinate}"] = gradient
+                    columns[f"gradient_{name}_{coordinate}"] = gradient
         parts.append(columns)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

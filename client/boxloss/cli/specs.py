@@ -17,10 +17,11 @@ def parse(text: str) -> Loss:
     Raises:
         InvalidInputError: the text does not name a loss of the catalogue with parameters in range.
     """
+    text = text.strip()
     name, colon, parameters = text.partition(":")
     try:
         # The notation is that of a Python call, so Python's grammar reads it.
-        expression = ast.parse(f"{name}({parameters})" if colon else text.strip(), mode="eval").body
+        expression = ast.parse(f"{name}({parameters})" if colon else text, mode="eval").body
         return _loss(expression)
     except SyntaxError:
         problem = "cannot be read; write it as smooth_l1:beta=0.5 or alpha_iou:base=ciou(gate=0.5),alpha=2"

@@ -63,6 +63,7 @@ def write(table: pa.Table, path: Path) -> None:
 
     Raises:
         OSError: it cannot be written.
+        ValueError: no format has that ending.
     """
     match path.suffix.lower():
         case ".csv":
@@ -97,20 +98,28 @@ def show(table: pa.Table, names: Sequence[str], console: Console) -> None:
     feet = (
         dict.fromkeys(cells, "") | {table.column_names[0]: "mean"} | {name: _text(_mean(table, name)) for name in names}
     )
-    widths = {name: max(map(len, [name[:_HEADER_WIDTH], feet[name], *cells[name]])) + 2 for name in cells}
+    widths = {}
+    for name, column in cells.items():
+        header = [line[:_HEADER_WIDTH] for line in _header(name).splitlines()]
+        widths[name] = max(map(len, [*header, feet[name], *column])) + 2
     gradients = [name for name in table.column_names[table.column_names.index("iou") :] if name not in names]
     for name in [*reversed(gradients), *_DISPENSABLE, *reversed(names)]:
         if name in widths and sum(widths.values()) > console.width:
             del widths[name]
     view = Table(box=box.SIMPLE_HEAD, show_footer=True, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in widths:
-        view.add_column(name, feet[name], justify="right", overflow="fold")
+        view.add_column(_header(name), feet[name], justify="right", overflow="fold")
     for row in zip(*(cells[name] for name in widths), strict=True):
         view.add_row(*row)
     console.print(view)
     shown = [(min(_ROWS_SHOWN, table.num_rows), table.num_rows, "rows"), (len(widths), table.num_columns, "columns")]
     if omitted := [f"{part} of {whole} {things}" for part, whole, things in shown if part < whole]:
         console.print(f"{' and '.join(omitted)} shown; --output FILE writes them all", style="dim")
+
+
+def _header(name: str) -> str:
+    """A column's name in several lines, as most are long and their numbers short."""
+    return name.replace("_", "\n", 1).replace(":", ":\n")
 
 
 def _mean(table: pa.Table, name: str) -> float | None:
