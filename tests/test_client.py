@@ -201,7 +201,7 @@ BAD_CALLS: dict[str, tuple[Callable[[boxloss.Client], Any], str]] = {
     ),
     "an inverted box": (lambda c: c.evaluate(A, [[5, 2, 1, 8]], CIoU()), r"targets: row 0 is inverted; xyxy needs"),
     "a negative weight": (lambda c: c.evaluate(A, B, CIoU(), weights=[-1]), r"weights: row 0 is negative"),
-    "nan": (lambda c: c.pairwise_iou(A, [[0, 0, float("nan"), 1]]), r"columns: row 0 is not finite"),
+    "nan": (lambda c: c.pairwise_iou(A, [[0, 0, float("nan"), 1]]), r"b: row 0 is not finite"),
 }
 
 
@@ -388,6 +388,17 @@ def test_inputs_over_the_limits_are_split_and_joined(
     assert np.flatnonzero(~parts[0].valid).tolist() == [5, 500]
 
 
+def test_errors_of_a_part_say_which_part(narrow: boxloss.Client) -> None:
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (250, 1))
+    boxes[207] = [1, 0, 0, 1]
+    with pytest.raises(InvalidInputError, match=r"^predictions\[\d+:\d+\]: row \d+ is inverted") as refused:
+        narrow.evaluate(boxes, boxes[:, [2, 1, 0, 3]][::-1] * 0, CIoU())
+    part, row = refused.value.violations[0].field, refused.value.violations[0].description
+    assert int(part.split("[")[1].split(":")[0]) + int(row.split()[1]) == 207
+    with pytest.raises(InvalidInputError, match=r"^b\[\d+:\d+\]: row \d+ is inverted"):
+        narrow.pairwise_iou(boxes[:5], boxes)
+
+
 def test_matrices_over_the_limits_are_split_and_joined(client: boxloss.Client, narrow: boxloss.Client) -> None:
     rng = np.random.default_rng(47)
     for rows, columns in ((30, 40), (3, 300), (300, 3), (0, 5), (5, 0)):
@@ -419,6 +430,12 @@ def test_an_embedded_server_lives_as_long_as_its_client() -> None:
         pytest.raises(boxloss.ServerUnavailableError, match="no boxloss server answers at unix:"),
     ):
         late.evaluate(A, B, CIoU())
+
+
+def test_an_embedded_server_names_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOXLOSS_THREADS", "many")
+    with pytest.raises(ValueError, match=r"wrong BOXLOSS_ settings: --threads: Input should be a valid integer"):
+        boxloss.embedded()
 
 
 def test_an_embedded_server_refuses_a_device_that_is_not_here() -> None:

@@ -60,7 +60,7 @@ def test_wrong_settings_exit_2_and_name_the_flag(flags: list[str], environment: 
     [
         (
             lambda port: (f"--port={port}", "--metrics-port=0"),
-            "cannot listen on 127.0.0.1:{port}.*choose another --port",
+            "cannot listen on 127.0.0.1:{port}: in use",
         ),
         (lambda port: ("--port=0", f"--metrics-port={port}"), "cannot serve metrics on 127.0.0.1:{port}"),
         (lambda port: ("--port=0", "--metrics-port=0", "--device=cuda:99"), "device 'cuda:99' is not here"),

@@ -225,24 +225,24 @@ def test_a_request_over_the_pair_limit_names_the_limit(server: ServerProcess, st
 
 def test_matrices(stub: LossServiceStub) -> None:
     rows, columns = packed(0, 0, 2, 2, 0, 0, 1, 1), packed(0, 0, 2, 2)
-    response = stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest(rows=rows, columns=columns))
+    response = stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest(a=rows, b=columns))
     assert np.frombuffer(response.matrix.data, "<f4").tolist() == [1.0, 0.25]
     masked = stub.PairwiseIou(
         loss_service_pb2.PairwiseIouRequest(
-            rows=plain(0, 0, 2, 2, 3, 0, 1, 1),
-            columns=plain(0, 0, 2, 2),
+            a=plain(0, 0, 2, 2, 3, 0, 1, 1),
+            b=plain(0, 0, 2, 2),
             metric=loss_service_pb2.IOU_METRIC_GIOU,
             invalid_boxes=loss_service_pb2.INVALID_BOXES_MASK,
         )
     )
     assert masked.matrix.values == pytest.approx([1.0, NAN], nan_ok=True)
     assert list(masked.masked_rows) == [1]
-    empty = stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest(rows=rows))
+    empty = stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest(a=rows))
     assert empty.matrix.data == b""
     code, message, _ = refused(
-        lambda: stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest(rows=packed(2, 0, 1, 1), columns=columns))
+        lambda: stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest(a=packed(2, 0, 1, 1), b=columns))
     )
-    assert (code, message[:15]) == (grpc.StatusCode.INVALID_ARGUMENT, "rows: row 0 is ")
+    assert (code, message[:15]) == (grpc.StatusCode.INVALID_ARGUMENT, "a: row 0 is inv")
 
 
 def test_the_catalogue_names_every_loss_with_parameters_ranges_and_defaults(stub: LossServiceStub) -> None:

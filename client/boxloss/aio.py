@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import Queue
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
-from boxloss.errors import BoxlossError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
+from boxloss.errors import BoxlossError, InputError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
 from boxloss.exchange import (
+    NO_NAMES,
     Batch,
     BoxFormat,
     EvaluationExchange,
@@ -181,14 +182,17 @@ class AsyncClient:
         """Computes an IoU metric between all boxes of two sets."""
         deadline = self._deadline(timeout)
         exchange = MatrixExchange(a, b, metric, box_format, invalid, await self._offer(deadline))
-        return exchange.matrix([await self._call("PairwiseIou", request, deadline) for request in exchange.requests()])
+        return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
 
     async def _evaluate(
         self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, timeout: float | None
     ) -> list[LossResult]:
         deadline = self._deadline(timeout)
         exchange = EvaluationExchange(predictions, targets, losses, options, await self._offer(deadline))
-        return exchange.results([await self._call("Evaluate", request, deadline) for request in exchange.requests()])
+        return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+    async def _ask(self, method: str, exchange: EvaluationExchange | MatrixExchange, deadline: float) -> list[Any]:
+        return [await self._call(method, request, deadline, names) for request, names in exchange.requests()]
 
     async def _offer(self, deadline: float | None) -> ServerInfo:
         """What the server offers, asked once."""
@@ -197,21 +201,21 @@ class AsyncClient:
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.timeout if timeout is None else timeout)
 
-    async def _call(self, method: str, request: Any, deadline: float) -> Any:
+    async def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
         async def attempt() -> Any:
             self._check_open()
             try:
                 return await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except grpc.RpcError as error:
-                raise self._translated(error, method) from None
+                raise self._translated(error, method, names) from None
 
         return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
 
-    def _translated(self, error: grpc.RpcError, method: str) -> BoxlossError:
+    def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         translated = error_of(error, self.address, method)
         if isinstance(translated, RequestTooLargeError):
             self._server = None  # Its limits are not what they were; the next call asks again.
-        return translated
+        return translated.renamed(names) if isinstance(translated, InputError) else translated
 
     def _check_open(self) -> None:
         if self._closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
-from boxloss.errors import BoxlossError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
+from boxloss.errors import BoxlossError, InputError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
 from boxloss.exchange import (
+    NO_NAMES,
     Batch,
     BoxFormat,
     EvaluationExchange,
@@ -230,14 +231,17 @@ class Client:
         """
         deadline = self._deadline(timeout)
         exchange = MatrixExchange(a, b, metric, box_format, invalid, self._offer(deadline))
-        return exchange.matrix([self._call("PairwiseIou", request, deadline) for request in exchange.requests()])
+        return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
 
     def _evaluate(
         self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, timeout: float | None
     ) -> list[LossResult]:
         deadline = self._deadline(timeout)
         exchange = EvaluationExchange(predictions, targets, losses, options, self._offer(deadline))
-        return exchange.results([self._call("Evaluate", request, deadline) for request in exchange.requests()])
+        return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+    def _ask(self, method: str, exchange: EvaluationExchange | MatrixExchange, deadline: float) -> list[Any]:
+        return [self._call(method, request, deadline, names) for request, names in exchange.requests()]
 
     def _offer(self, deadline: float | None) -> ServerInfo:
         """What the server offers, asked once."""
@@ -246,21 +250,21 @@ class Client:
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.timeout if timeout is None else timeout)
 
-    def _call(self, method: str, request: Any, deadline: float) -> Any:
+    def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
         def attempt() -> Any:
             self._check_open()
             try:
                 return getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except grpc.RpcError as error:
-                raise self._translated(error, method) from None
+                raise self._translated(error, method, names) from None
 
         return Retrying(**policy(deadline - time.monotonic()))(attempt)
 
-    def _translated(self, error: grpc.RpcError, method: str) -> BoxlossError:
+    def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         translated = error_of(error, self.address, method)
         if isinstance(translated, RequestTooLargeError):
             self._server = None  # Its limits are not what they were; the next call asks again.
-        return translated
+        return translated.renamed(names) if isinstance(translated, InputError) else translated
 
     def _check_open(self) -> None:
         if self._closed:

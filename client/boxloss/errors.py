@@ -6,7 +6,7 @@ the SDK turns the status back into the same error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -39,7 +39,7 @@ class BoxlossError(Exception):
         """Further facts, as in google.rpc.ErrorInfo."""
 
 
-class _InputError(BoxlossError):
+class InputError(BoxlossError):
     """Base of errors that name the fields at fault."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -50,22 +50,26 @@ class _InputError(BoxlossError):
         """The same error seen from further out: each field's name is prefixed with the path to it."""
         return type(self)([Violation(".".join([*path, v.field]), v.description) for v in self.violations])
 
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same error with other names for some fields."""
+        return type(self)([Violation(names.get(v.field, v.field), v.description) for v in self.violations])
 
-class InvalidInputError(_InputError, ValueError):
+
+class InvalidInputError(InputError, ValueError):
     """A field is wrong; nothing was computed. Correct the fields named in `violations`."""
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_INPUT"
 
 
-class RequestTooLargeError(_InputError, ValueError):
+class RequestTooLargeError(InputError, ValueError):
     """The request is over a limit of the server. Send fewer pairs at once, or raise the limit."""
 
     code = "INVALID_ARGUMENT"
     reason = "REQUEST_TOO_LARGE"
 
 
-class UnsupportedError(_InputError):
+class UnsupportedError(InputError):
     """The request uses something that this server does not know. Upgrade the server, or ask for what it lists."""
 
     code = "UNIMPLEMENTED"

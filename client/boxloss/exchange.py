@@ -29,6 +29,13 @@ Metric: TypeAlias = Literal["iou", "giou", "diou", "ciou", "eiou"]
 Batch: TypeAlias = tuple[Boxes, Boxes] | tuple[Boxes, Boxes, ArrayLike]
 """Predictions, targets and, where wanted, weights."""
 
+Names: TypeAlias = dict[str, str]
+"""What to call the fields of a message that is a part of the input."""
+
+NO_NAMES: Names = {}
+
+Slice: TypeAlias = "slice[int, int, None]"
+
 _BOX_FORMATS = enum_choices(array_pb2.BoxFormat.DESCRIPTOR)
 _REDUCTIONS = enum_choices(loss_service_pb2.Reduction.DESCRIPTOR)
 _INVALID = enum_choices(loss_service_pb2.InvalidBoxes.DESCRIPTOR)
@@ -94,8 +101,8 @@ class EvaluationExchange:
             # Means of parts of different size do not average; sums add.
             self._template.reduction = loss_service_pb2.REDUCTION_SUM
 
-    def requests(self) -> Iterator[loss_service_pb2.EvaluateRequest]:
-        """The messages to send."""
+    def requests(self) -> Iterator[tuple[loss_service_pb2.EvaluateRequest, Names]]:
+        """The messages to send, and what to call their fields in errors."""
         for part in self._slices:
             request = loss_service_pb2.EvaluateRequest()
             request.CopyFrom(self._template)
@@ -103,7 +110,8 @@ class EvaluationExchange:
             request.targets.CopyFrom(to_message(self._targets[part]))
             if self._weights is not None:
                 request.weights.CopyFrom(to_message(self._weights[part]))
-            yield request
+            whole = len(self._slices) == 1
+            yield request, {} if whole else {name: _part(name, part) for name in ("predictions", "targets", "weights")}
 
     def results(self, responses: Sequence[loss_service_pb2.EvaluateResponse]) -> list[LossResult]:
         """One result for each loss, from the answers to all messages."""
@@ -200,15 +208,16 @@ class MatrixExchange:
             for top in range(0, max(len(self._rows), 1), height)
         ]
 
-    def requests(self) -> Iterator[loss_service_pb2.PairwiseIouRequest]:
-        """The messages to send: a tile of the matrix each."""
+    def requests(self) -> Iterator[tuple[loss_service_pb2.PairwiseIouRequest, Names]]:
+        """The messages to send, a tile of the matrix each, and what to call their fields in errors."""
         for band in self._tiles:
             for vertical, horizontal in band:
                 request = loss_service_pb2.PairwiseIouRequest()
                 request.CopyFrom(self._template)
-                request.rows.CopyFrom(to_message(self._rows[vertical]))
-                request.columns.CopyFrom(to_message(self._columns[horizontal]))
-                yield request
+                request.a.CopyFrom(to_message(self._rows[vertical]))
+                request.b.CopyFrom(to_message(self._columns[horizontal]))
+                whole = len(self._tiles) == len(band) == 1
+                yield request, {} if whole else {"a": _part("a", vertical), "b": _part("b", horizontal)}
 
     def matrix(self, responses: Sequence[loss_service_pb2.PairwiseIouResponse]) -> Array:
         """The matrix of shape (N, M)."""
@@ -263,7 +272,7 @@ class StreamExchange:
         except InvalidInputError as error:
             raise error.within(f"batches[{self._asked}]") from None
         self._asked += 1
-        messages = [loss_service_pb2.EvaluateStreamRequest(request=request) for request in exchange.requests()]
+        messages = [loss_service_pb2.EvaluateStreamRequest(request=request) for request, _ in exchange.requests()]
         self._unanswered.extend((message, None) for message in messages[:-1])
         self._unanswered.append((messages[-1], exchange))
         return messages
@@ -322,6 +331,11 @@ def _number(choices: dict[str, int], word: str, field: str) -> int:
     if word not in choices:
         raise InvalidInputError([Violation(field, f"{word!r} is not known; choose one of {', '.join(choices)}")])
     return choices[word]
+
+
+def _part(name: str, part: Slice) -> str:
+    """Rows that an error counts are counted from the start of the part."""
+    return f"{name}[{part.start}:{part.stop}]"
 
 
 def _joined(parts: list[Array]) -> Array:

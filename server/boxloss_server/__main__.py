@@ -10,7 +10,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from boxloss_server.settings import Settings
+from boxloss_server.settings import Settings, explain
 
 
 def main() -> None:
@@ -18,9 +18,7 @@ def main() -> None:
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
-        for fault in error.errors():
-            name = ".".join(map(str, fault["loc"])).replace("_", "-")
-            print(f"boxloss-server: {f'--{name}: ' if name else ''}{fault['msg']}", file=sys.stderr)
+        print(f"boxloss-server: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     try:
         uvloop.run(_serve(settings))

@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 import structlog
+from pydantic import ValidationError
 
 from boxloss_server.service import Server
 from boxloss_server.service.logs import configure_logs
-from boxloss_server.settings import Settings
+from boxloss_server.settings import Settings, explain
 
 
 class EmbeddedServer:
@@ -21,15 +22,19 @@ class EmbeddedServer:
         device: as in the settings.
 
     Raises:
-        ValueError: the device does not exist here.
+        ValueError: the device does not exist here, or a BOXLOSS_ variable is wrong.
     """
 
     def __init__(self, device: str = "auto") -> None:
         if not structlog.is_configured():
             configure_logs("warning", "console")
+        try:
+            settings = Settings(device=device)
+        except ValidationError as error:
+            raise ValueError(f"the environment has wrong BOXLOSS_ settings: {explain(error)}") from None
         self._folder = tempfile.TemporaryDirectory(prefix="boxloss-")
         self.address = f"unix:{Path(self._folder.name) / 'socket'}"
-        self._server = Server(Settings(device=device), self.address)
+        self._server = Server(settings, self.address)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="boxloss-server", daemon=True)
         self._thread.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -53,3 +53,12 @@ class Settings(BaseSettings):
         if self.max_waiting_pairs < self.max_request_pairs:
             raise ValueError("max_waiting_pairs must be at least max_request_pairs, or large requests never fit")
         return self
+
+
+def explain(error: ValidationError) -> str:
+    """Says what is wrong with settings, naming the flags."""
+    faults = []
+    for fault in error.errors():
+        flag = "-".join(map(str, fault["loc"])).replace("_", "-")
+        faults.append(f"--{flag}: {fault['msg']}" if flag else fault["msg"])
+    return "; ".join(faults)

@@ -353,8 +353,8 @@ class PairwiseIouRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    ROWS_FIELD_NUMBER: builtins.int
-    COLUMNS_FIELD_NUMBER: builtins.int
+    A_FIELD_NUMBER: builtins.int
+    B_FIELD_NUMBER: builtins.int
     METRIC_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     BOX_FORMAT_FIELD_NUMBER: builtins.int
@@ -362,31 +362,31 @@ class PairwiseIouRequest(google.protobuf.message.Message):
     metric: global___IouMetric.ValueType
     """The metric."""
     dtype: boxloss.v1.array_pb2.Dtype.ValueType
-    """Number type of rows and columns."""
+    """Number type of a and b."""
     box_format: boxloss.v1.array_pb2.BoxFormat.ValueType
-    """Format of rows and columns."""
+    """Format of a and b."""
     invalid_boxes: global___InvalidBoxes.ValueType
     """What to do with inverted boxes and with coordinates that are not finite or too large."""
     @property
-    def rows(self) -> boxloss.v1.array_pb2.Array:
+    def a(self) -> boxloss.v1.array_pb2.Array:
         """Boxes of the matrix's rows, shape (N, 4)."""
 
     @property
-    def columns(self) -> boxloss.v1.array_pb2.Array:
+    def b(self) -> boxloss.v1.array_pb2.Array:
         """Boxes of the matrix's columns, shape (M, 4)."""
 
     def __init__(
         self,
         *,
-        rows: boxloss.v1.array_pb2.Array | None = ...,
-        columns: boxloss.v1.array_pb2.Array | None = ...,
+        a: boxloss.v1.array_pb2.Array | None = ...,
+        b: boxloss.v1.array_pb2.Array | None = ...,
         metric: global___IouMetric.ValueType = ...,
         dtype: boxloss.v1.array_pb2.Dtype.ValueType = ...,
         box_format: boxloss.v1.array_pb2.BoxFormat.ValueType = ...,
         invalid_boxes: global___InvalidBoxes.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["columns", b"columns", "rows", b"rows"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["box_format", b"box_format", "columns", b"columns", "dtype", b"dtype", "invalid_boxes", b"invalid_boxes", "metric", b"metric", "rows", b"rows"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["a", b"a", "b", b"b"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["a", b"a", "b", b"b", "box_format", b"box_format", "dtype", b"dtype", "invalid_boxes", b"invalid_boxes", "metric", b"metric"]) -> None: ...
 
 global___PairwiseIouRequest = PairwiseIouRequest
 

@@ -63,7 +63,7 @@ def iou(geometry: Geometry, loss: IoU) -> tuple[Tensor, ...]:
 
 @_registers(VALUES, IoU)
 def log_iou(geometry: Geometry, loss: IoU) -> Tensor:
-    return -torch.where(geometry.iou > loss.floor, geometry.iou, loss.floor).log()
+    return 0 - torch.where(geometry.iou > loss.floor, geometry.iou, loss.floor).log()  # Never -0.
 
 
 @_registers(PENALTIES, GIoU)

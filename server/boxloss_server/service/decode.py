@@ -98,13 +98,13 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
     box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
     metric = _METRICS[_word(_METRIC_NAMES, request.metric, "metric")]
     faults: list[Violation] = []
-    rows = _boxes(request.rows, "rows", dtype, faults)
-    columns = _boxes(request.columns, "columns", dtype, faults)
+    rows = _boxes(request.a, "a", dtype, faults)
+    columns = _boxes(request.b, "b", dtype, faults)
     if faults:
         raise InvalidInputError(faults)
-    _check_size("rows", len(rows) * len(columns), limits)
-    masked_rows = _invalid_rows(request, rows, "rows", box_format, faults)
-    masked_columns = _invalid_rows(request, columns, "columns", box_format, faults)
+    _check_size("a", len(rows) * len(columns), limits)
+    masked_rows = _invalid_rows(request, rows, "a", box_format, faults)
+    masked_columns = _invalid_rows(request, columns, "b", box_format, faults)
     if faults:
         raise InvalidInputError(faults)
     return Matrix(metric, _precision(rows)), Grid(rows, columns, box_format, masked_rows, masked_columns)

@@ -39,14 +39,14 @@ def encode_evaluation(
 def encode_matrix(
     request: loss_service_pb2.PairwiseIouRequest, grid: Grid, outcome: Outcome[Any]
 ) -> loss_service_pb2.PairwiseIouResponse:
-    """Writes the answer to a PairwiseIouRequest, in the form that its rows came in."""
+    """Writes the answer to a PairwiseIouRequest, in the form that `a` came in."""
     response = loss_service_pb2.PairwiseIouResponse(
         dtype=_DTYPES[outcome.result.dtype.name],
         masked_rows=grid.masked_rows,
         masked_columns=grid.masked_columns,
         execution=_execution(outcome),
     )
-    _write(response.matrix, outcome.result, bool(request.rows.values))
+    _write(response.matrix, outcome.result, bool(request.a.values))
     return response
 
 
