@@ -36,8 +36,11 @@ format: .venv/dev ## bring code and contract into their form
 proto: .venv-proto/installed ## generate the stubs from the contract
 	$(PROTO_BIN)/python proto/generate.py client
 
+compat: .venv/dev .venv-oldest/installed ## run the SDK with the oldest packages that it accepts
+	$(BIN)/python -m tests.compatibility .venv-oldest/bin/python
+
 clean: ## remove the environments
-	rm -rf .venv .venv-proto
+	rm -rf .venv .venv-proto .venv-oldest
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -54,4 +57,9 @@ clean: ## remove the environments
 .venv-proto/installed: proto/requirements.txt
 	$(PYTHON) -m venv .venv-proto
 	$(PROTO_BIN)/pip install --quiet --requirement proto/requirements.txt
+	touch $@
+
+.venv-oldest/installed: client/oldest.txt client/pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint client/oldest.txt --editable client
 	touch $@
