@@ -10,7 +10,7 @@ DISTRIBUTIONS := --editable 'client[cli]' --editable server
 .PHONY: help demo serve test lint format proto compat clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/' | column -t -s '|'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: .venv/runtime ## start a server, score real boxes, print a table
 	$(BIN)/python examples/demo.py

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
-from boxloss.errors import BoxlossError, InputError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
+from boxloss.connection import Connection
+from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -31,7 +32,6 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
-from boxloss.status import error_of
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from boxloss.v1.loss_service_pb2_grpc import LossServiceAsyncStub
 
 
-class AsyncClient:
+class AsyncClient(Connection):
     """A connection to a boxloss server for asyncio. Share it between the tasks of one event loop; close it, or use it
     in an `async with` statement.
 
@@ -52,12 +52,9 @@ class AsyncClient:
     """
 
     def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
-        self.address = address
-        self.timeout = timeout
+        super().__init__(address, timeout=timeout)
         self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub: LossServiceAsyncStub = LossServiceStub(self._channel)  # type: ignore[assignment]
-        self._server: ServerInfo | None = None
-        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -198,9 +195,6 @@ class AsyncClient:
         """What the server offers, asked once."""
         return self._server or await self.info(timeout=None if deadline is None else deadline - time.monotonic())
 
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self.timeout if timeout is None else timeout)
-
     async def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
         async def attempt() -> Any:
             self._check_open()
@@ -210,16 +204,6 @@ class AsyncClient:
                 raise self._translated(error, method, names) from None
 
         return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
-
-    def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
-        translated = error_of(error, self.address, method)
-        if isinstance(translated, RequestTooLargeError):
-            self._server = None  # Its limits are not what they were; the next call asks again.
-        return translated.renamed(names) if isinstance(translated, InputError) else translated
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BoxlossError("this client is closed; create another")
 
 
 class _Stream:

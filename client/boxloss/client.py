@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
-from boxloss.errors import BoxlossError, InputError, InvalidInputError, RequestTooLargeError, ServerUnavailableError
+from boxloss.connection import Connection
+from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -30,12 +31,11 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
-from boxloss.status import error_of
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 
 
-class Client:
+class Client(Connection):
     """A connection to a boxloss server. Safe to share between threads; close it, or use it in a `with` statement.
 
     Every method retries while the server is unavailable or busy, until its timeout; every failure is a
@@ -47,12 +47,9 @@ class Client:
     """
 
     def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
-        self.address = address
-        self.timeout = timeout
+        super().__init__(address, timeout=timeout)
         self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = LossServiceStub(self._channel)
-        self._server: ServerInfo | None = None
-        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -247,9 +244,6 @@ class Client:
         """What the server offers, asked once."""
         return self._server or self.info(timeout=None if deadline is None else deadline - time.monotonic())
 
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self.timeout if timeout is None else timeout)
-
     def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
         def attempt() -> Any:
             self._check_open()
@@ -259,16 +253,6 @@ class Client:
                 raise self._translated(error, method, names) from None
 
         return Retrying(**policy(deadline - time.monotonic()))(attempt)
-
-    def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
-        translated = error_of(error, self.address, method)
-        if isinstance(translated, RequestTooLargeError):
-            self._server = None  # Its limits are not what they were; the next call asks again.
-        return translated.renamed(names) if isinstance(translated, InputError) else translated
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BoxlossError("this client is closed; create another")
 
 
 class _Stream:
