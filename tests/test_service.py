@@ -294,6 +294,20 @@ def test_a_stream_message_without_a_request_is_refused(stub: LossServiceStub) ->
     assert (code, message[:21]) == (grpc.StatusCode.INVALID_ARGUMENT, "request: is not set; ")
 
 
+def test_a_stream_message_that_is_none_of_the_contract_is_refused_after_the_answers_before_it(
+    server: ServerProcess,
+) -> None:
+    good = loss_service_pb2.EvaluateStreamRequest(request=request()).SerializeToString()
+    with grpc.insecure_channel(server.address) as channel:
+        call: Any = channel.stream_stream("/boxloss.v1.LossService/EvaluateStream")
+        answers = call(iter([good, good, b"\xff\xff\xff", good]))
+        assert next(answers)
+        assert next(answers)
+        code, message, _ = refused(lambda: next(answers))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a message of the contract" in message
+
+
 def test_health_and_reflection_are_the_standard_ones(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)

@@ -114,9 +114,10 @@ class Batcher:
             ServerBusyError: there is no room.
             DeadlineExceededError: the deadline passed before the batch started; nothing was computed.
         """
+        room = max(pairs, 1)  # Requests without pairs must not come without bound.
         if patient:
-            await self._capacity.wait(pairs)
-        elif not self._capacity.admit(pairs):
+            await self._capacity.wait(room)
+        elif not self._capacity.admit(room):
             self._observer.rejected("queue_full")
             raise ServerBusyError(
                 f"the queue is full: {self._capacity.pairs} pairs wait; retry later, or add servers",
@@ -126,7 +127,7 @@ class Batcher:
             self._observer.admitted(self._capacity.requests, self._capacity.pairs)
             return await self._enter(work, request, pairs, deadline)
         finally:
-            self._capacity.release(pairs)
+            self._capacity.release(room)
             self._observer.admitted(self._capacity.requests, self._capacity.pairs)
 
     def shut_down(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ class Engine:
     def run(self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]) -> Sequence[Scores | Array]:
         """Computes the same work for all requests of a batch; answers in their order."""
         if isinstance(work, Evaluation):
-            return self.evaluate(work, [request for request in requests if isinstance(request, Pairs)])
-        return [self.matrix(work, request) for request in requests if isinstance(request, Grid)]
+            return self.evaluate(work, cast(Sequence[Pairs], requests))
+        return [self.matrix(work, grid) for grid in cast(Sequence[Grid], requests)]
 
     def evaluate(self, work: Evaluation, requests: Sequence[Pairs]) -> list[Scores]:
         """Evaluates losses and gradients over the pairs of all requests in one torch call."""

@@ -64,7 +64,12 @@ class LossServicer(LossServiceServicer):
         async def read() -> None:
             try:
                 async for message in requests:
-                    await answers.put(asyncio.create_task(self._evaluate_message(message, deadline)))
+                    answer = asyncio.create_task(self._evaluate_message(message, deadline))
+                    try:
+                        await answers.put(answer)
+                    except asyncio.CancelledError:
+                        answer.cancel()
+                        raise
             finally:
                 await answers.put(None)
 
@@ -80,14 +85,17 @@ class LossServicer(LossServiceServicer):
                     raise
                 yield loss_service_pb2.EvaluateStreamResponse(response=response)
                 answered += 1
+        except BaseException:
+            reader.cancel()
+            raise
         finally:
             self._readers.discard(reader)
-            reader.cancel()
             while not answers.empty():
                 if answer := answers.get_nowait():
                     answer.cancel()
         if self._draining:
             raise ServerUnavailableError("the server is shutting down; send what is not answered to another, or later")
+        await reader  # Where it has failed, the last message could not be read.
 
     async def PairwiseIou(
         self, request: loss_service_pb2.PairwiseIouRequest, context: Context
