@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
-from boxloss import AlphaIoU, CIoU, DIoU, EIoU, FocalEIoU, GIoU, IoU, Loss, SmoothL1
-from tests.reference import Reference
+from boxloss import (
+    L1,
+    L2,
+    NWD,
+    AlphaIoU,
+    BalancedL1,
+    BoundedIoU,
+    CIoU,
+    DIoU,
+    EIoU,
+    Focal,
+    FocalEIoU,
+    Focaler,
+    GIoU,
+    Huber,
+    Inner,
+    IoU,
+    Loss,
+    MPDIoU,
+    PIoU,
+    PIoUv2,
+    ShapeIoU,
+    SIoU,
+    SmoothL1,
+    WIoU,
+)
+from tests.reference import Dual, Reference
 
 LOSSES: dict[Loss, Reference] = {
     SmoothL1(): lambda pair: pair.smooth_l1(1.0),
@@ -23,4 +48,33 @@ LOSSES: dict[Loss, Reference] = {
     AlphaIoU(DIoU(), alpha=0.5): lambda pair: pair.alpha_iou("diou", 0.5),
     AlphaIoU(CIoU()): lambda pair: pair.alpha_iou("ciou", 3.0),
     AlphaIoU(EIoU(), alpha=2.0): lambda pair: pair.alpha_iou("eiou", 2.0),
+    L1(): lambda pair: sum((d.size for d in pair.differences), Dual(0.0)),
+    L1(coordinates="center"): lambda pair: sum((d.size for d in pair.center_differences), Dual(0.0)),
+    L2(): lambda pair: sum((d * d for d in pair.differences), Dual(0.0)),
+    Huber(delta=2.0): lambda pair: pair.smooth_l1(2.0) * 2.0,
+    BalancedL1(beta=3.0): lambda pair: pair.balanced_l1(0.5, 1.5, 3.0),
+    BoundedIoU(): lambda pair: pair.bounded_iou(0.2),
+    NWD(): lambda pair: pair.nwd(12.8),
+    IoU(form="square"): lambda pair: 1 - pair.iou * pair.iou,
+    SIoU(): lambda pair: pair.siou(4.0),
+    SIoU(theta=2.0): lambda pair: pair.siou(2.0),
+    WIoU(): lambda pair: pair.wiou(1),
+    WIoU(version=2): lambda pair: pair.wiou(2),
+    WIoU(version=3): lambda pair: pair.wiou(3),
+    MPDIoU(): lambda pair: pair.mpdiou(),
+    PIoU(): lambda pair: pair.piou(),
+    PIoUv2(): lambda pair: pair.piou_v2(1.3),
+    ShapeIoU(): lambda pair: pair.shape_iou(0.0),
+    ShapeIoU(scale=0.5): lambda pair: pair.shape_iou(0.5),
+    Focal(AlphaIoU(GIoU()), gamma=1.0): lambda pair: pair.iou.constant * pair.alpha_iou("giou", 3.0),
+    Inner(IoU(), ratio=1.4): lambda pair: 1 - pair.scaled(1.4).iou,
+    Inner(CIoU()): lambda pair: pair.plain("ciou") + pair.iou - pair.scaled(0.7).iou,
+    Focaler(DIoU()): lambda pair: pair.plain("diou") + pair.iou - pair.focaler(pair.iou, 0.0, 0.95),
+    Focaler(GIoU(), lower=0.2, upper=0.6): lambda pair: (
+        pair.plain("giou") + pair.iou - pair.focaler(pair.iou, 0.2, 0.6)
+    ),
+    Focaler(Inner(CIoU())): lambda pair: (
+        pair.plain("ciou") + pair.iou - pair.scaled(0.7).iou + pair.iou - pair.focaler(pair.iou, 0.0, 0.95)
+    ),
+    AlphaIoU(Inner(IoU())): lambda pair: 1 - pair.scaled(0.7).iou.power(3.0),
 }

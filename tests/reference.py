@@ -39,7 +39,8 @@ class Dual:
         other = dual(other)
         if other.value == 0:
             return Dual(0.0)
-        return self * Dual(1 / other.value, tuple(-slope / other.value**2 for slope in other.slopes))
+        value = self.value / other.value
+        return Dual(value, tuple((a - value * b) / other.value for a, b in zip(self.slopes, other.slopes, strict=True)))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -52,6 +53,17 @@ class Dual:
         if self.value <= 0:
             return Dual(0.0)
         return self.of(self.value**exponent, exponent * self.value ** (exponent - 1))
+
+    def exp(self) -> Dual:
+        return self.of(math.exp(self.value), math.exp(self.value))
+
+    def ln(self) -> Dual:
+        return self.of(math.log(self.value), 1 / self.value)
+
+    @property
+    def size(self) -> Dual:
+        """Its absolute value; of slope 0 at 0."""
+        return self.of(abs(self.value), float((self.value > 0) - (self.value < 0)))
 
     @property
     def constant(self) -> Dual:
@@ -81,30 +93,62 @@ def _angle(width: Dual, height: Dual) -> Dual:
     )
 
 
+def _smooth(d: Dual, beta: float) -> Dual:
+    """Smooth L1."""
+    return d * d * (0.5 / beta) if abs(d.value) < beta else d.size - 0.5 * beta
+
+
 class Pair:
-    """The quantities of the papers for one pair of corner boxes."""
+    """The quantities of the papers for one pair of corner boxes, in an image of 640 x 480, at a running mean of 0.7."""
+
+    image = 640.0**2 + 480.0**2
+    running_mean = 0.7
 
     def __init__(self, prediction: Sequence[float], target: Sequence[float]) -> None:
         numbers = [*prediction, *target]
-        self.corners = [
-            Dual(float(number), tuple(1.0 if i == j else 0.0 for j in range(8))) for i, number in enumerate(numbers)
-        ]
-        x1, y1, x2, y2, X1, Y1, X2, Y2 = self.corners
+        self._measure(
+            [Dual(float(number), tuple(1.0 if i == j else 0.0 for j in range(8))) for i, number in enumerate(numbers)]
+        )
+
+    def _measure(self, corners: list[Dual]) -> None:
+        self.corners = corners
+        x1, y1, x2, y2, X1, Y1, X2, Y2 = corners
         w, h, W, H = x2 - x1, y2 - y1, X2 - X1, Y2 - Y1
+        self.sides = w, h, W, H
         overlap_w, overlap_h = _smaller(x2, X2) - _larger(x1, X1), _smaller(y2, Y2) - _larger(y1, Y1)
         apart = overlap_w.value <= 0 or overlap_h.value <= 0
         intersection = Dual(0.0) if apart else overlap_w * overlap_h
         union = w * h + W * H - intersection
-        cw, ch = _larger(x2, X2) - _smaller(x1, X1), _larger(y2, Y2) - _smaller(y1, Y1)
-        dx, dy = (x1 + x2 - X1 - X2) * 0.5, (y1 + y2 - Y1 - Y2) * 0.5
+        self.cw, self.ch = _larger(x2, X2) - _smaller(x1, X1), _larger(y2, Y2) - _smaller(y1, Y1)
+        self.dx, self.dy = (x1 + x2 - X1 - X2) * 0.5, (y1 + y2 - Y1 - Y2) * 0.5
         difference = _angle(W, H) - _angle(w, h)
         self.iou = intersection / union
-        self.uncovered = (cw * ch - union) / (cw * ch)
-        self.distance = (dx * dx + dy * dy) / (cw * cw + ch * ch)
+        self.uncovered = (self.cw * self.ch - union) / (self.cw * self.ch)
+        self.rho2 = self.dx * self.dx + self.dy * self.dy
+        self.c2 = self.cw * self.cw + self.ch * self.ch
+        self.distance = self.rho2 / self.c2
         self.v = difference * difference * (4 / math.pi**2)
         self.alpha = (self.v / (1 - self.iou + self.v)).constant
-        self.width = (w - W) * (w - W) / (cw * cw)
-        self.height = (h - H) * (h - H) / (ch * ch)
+        self.width = (w - W) * (w - W) / (self.cw * self.cw)
+        self.height = (h - H) * (h - H) / (self.ch * self.ch)
+
+    @property
+    def differences(self) -> list[Dual]:
+        return [a - b for a, b in zip(self.corners[:4], self.corners[4:], strict=True)]
+
+    @property
+    def center_differences(self) -> list[Dual]:
+        w, h, W, H = self.sides
+        return [self.dx, self.dy, w - W, h - H]
+
+    def scaled(self, factor: float) -> Pair:
+        corners: list[Dual] = []
+        for x1, y1, x2, y2 in (self.corners[:4], self.corners[4:]):
+            x, y, w, h = (x1 + x2) * 0.5, (y1 + y2) * 0.5, (x2 - x1) * (factor / 2), (y2 - y1) * (factor / 2)
+            corners += [x - w, y - h, x + w, y + h]
+        pair = Pair.__new__(Pair)
+        pair._measure(corners)
+        return pair
 
     def penalties(self, base: str) -> list[Dual]:
         return {
@@ -115,6 +159,80 @@ class Pair:
             "eiou": [self.distance, self.width, self.height],
         }[base]
 
+    def siou(self, theta: float) -> Dual:
+        sharpness = 2 - 2 * (self.dx * self.dy).size / self.rho2
+        distance = Dual(0.0)
+        for offset, side in ((self.dx, self.cw), (self.dy, self.ch)):
+            t = (offset / side) * (offset / side)
+            distance += 1 - (-(sharpness * t)).exp()
+        return 1 - self.iou + (distance + self.shape((1.0, 1.0), theta)) * 0.5
+
+    def shape(self, weights: tuple[Any, Any], theta: float) -> Dual:
+        w, h, W, H = self.sides
+        costs = Dual(0.0)
+        for a, b, weight in ((w, W, weights[0]), (h, H, weights[1])):
+            costs += (1 - (-(weight * (a - b).size / _larger(a, b))).exp()).power(theta)
+        return costs
+
+    def shape_iou(self, scale: float) -> Dual:
+        _, _, W, H = self.sides
+        across, along = Dual(1.0), Dual(1.0)
+        if scale:
+            across, along = ((2 * side.power(scale) / (W.power(scale) + H.power(scale))) for side in (H, W))
+        distance = (across * self.dx * self.dx + along * self.dy * self.dy) / self.c2
+        return 1 - self.iou + distance + 0.5 * self.shape((across, along), 4)
+
+    def wiou(self, version: int) -> Dual:
+        value = (self.rho2 / self.c2.constant).exp() * (1 - self.iou)
+        beta = (1 - self.iou.value) / self.running_mean
+        focus: dict[int, float] = {1: 1.0, 2: beta**0.5, 3: beta / (3.0 * 1.9 ** (beta - 3.0))}
+        return value * focus[version]
+
+    def mpdiou(self) -> Dual:
+        return sum((d * d for d in self.differences), Dual(0.0)) / self.image + 1 - self.iou
+
+    def edge_difference(self) -> Dual:
+        _, _, W, H = self.sides
+        return sum((d.size / side for d, side in zip(self.differences, (W, H, W, H), strict=True)), Dual(0.0)) * 0.25
+
+    def piou(self) -> Dual:
+        p = self.edge_difference()
+        return 1 - self.iou + 1 - (-(p * p)).exp()
+
+    def piou_v2(self, attention: float) -> Dual:
+        x = attention * (-self.edge_difference()).exp()
+        return 3 * x * (-(x * x)).exp() * self.piou()
+
+    def nwd(self, constant: float) -> Dual:
+        w, h, W, H = self.sides
+        squared = self.rho2 + ((w - W) * (w - W) + (h - H) * (h - H)) * 0.25
+        return 1 - (-(squared.power(0.5) / constant)).exp()
+
+    def bounded_iou(self, beta: float) -> Dual:
+        w, h, W, H = self.sides
+        shares = []
+        for offset, side in ((self.dx.size, W), (self.dy.size, H)):
+            shares.append(_larger((side - 2 * offset) / (side + 2 * offset), Dual(0.0)))
+        for a, b in ((w, W), (h, H)):
+            shares.append(_smaller(a / b, b / a))
+        return sum((_smooth(1 - share, beta) for share in shares), Dual(0.0))
+
+    def balanced_l1(self, alpha: float, gamma: float, beta: float) -> Dual:
+        b = math.exp(gamma / alpha) - 1
+        total = Dual(0.0)
+        for d in self.differences:
+            x = d.size
+            if x.value < beta:
+                total += (alpha / b) * (b * x + beta) * (b * x * (1 / beta) + 1).ln() - alpha * x
+            else:
+                total += gamma * x + gamma * beta / b - alpha * beta
+        return total
+
+    def focaler(self, iou: Dual, lower: float, upper: float) -> Dual:
+        if lower <= iou.value <= upper:
+            return (iou - lower) * (1 / (upper - lower))
+        return Dual(float(iou.value > upper))
+
     def plain(self, base: str) -> Dual:
         return sum(self.penalties(base), 1 - self.iou)
 
@@ -122,15 +240,7 @@ class Pair:
         return sum((term.power(alpha) for term in self.penalties(base)), 1 - self.iou.power(alpha))
 
     def smooth_l1(self, beta: float) -> Dual:
-        total = Dual(0.0)
-        for a, b in zip(self.corners[:4], self.corners[4:], strict=True):
-            d = a - b
-            size = abs(d.value)
-            if size < beta:
-                total += d * d * (0.5 / beta)
-            else:
-                total += d.of(size - 0.5 * beta, math.copysign(1.0, d.value))
-        return total
+        return sum((_smooth(d, beta) for d in self.differences), Dual(0.0))
 
     def log_iou(self, floor: float) -> Dual:
         if self.iou.value <= floor:

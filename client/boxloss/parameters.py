@@ -52,6 +52,23 @@ class Number:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Integer:
+    """A whole number within a range, both ends included."""
+
+    summary: str
+    minimum: int
+    maximum: int
+
+    def check(self, value: object) -> int:
+        """Returns the value; raises ValueError where it is no whole number or out of range."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{value!r} is not a whole number")
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"{value} is out of range; it must be {self.minimum} to {self.maximum}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class Switch:
     """True or false."""
 

@@ -13,8 +13,8 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from boxloss.errors import InvalidInputError, UnsupportedError, Violation
-from boxloss.losses import CATALOGUE, Base, Loss
-from boxloss.parameters import Choice, Number
+from boxloss.losses import CATALOGUE, Base, IoU, Loss
+from boxloss.parameters import Choice, Integer, Number
 from boxloss.v1 import catalogue_pb2, loss_pb2
 
 
@@ -113,6 +113,7 @@ def refuse_unknown_fields(message: Message) -> None:
 
 def describe(loss: type[Loss]) -> catalogue_pb2.LossDescription:
     """Writes a loss as an entry of the catalogue."""
+    example = loss(**{each.name: IoU() for each in fields(loss) if each.default is MISSING})
     return catalogue_pb2.LossDescription(
         name=loss.name,
         title=loss.title,
@@ -121,6 +122,10 @@ def describe(loss: type[Loss]) -> catalogue_pb2.LossDescription:
         paper=loss.paper,
         parameters=[_describe_parameter(each) for each in fields(loss)],
         needs=loss.needs,
+        blind_spots=loss.blind_spots,
+        aliases=loss.aliases,
+        axis_aligned=example.axis_aligned,
+        oriented=example.oriented,
     )
 
 
@@ -130,7 +135,7 @@ def _describe_parameter(parameter: Any) -> catalogue_pb2.ParameterDescription:
     match parameter.default:
         case bool(switch):
             description.default_switch = switch
-        case float(number):
+        case int() | float() as number:
             description.default_number = number
         case str(choice):
             description.default_choice = choice
@@ -144,6 +149,8 @@ def _describe_parameter(parameter: Any) -> catalogue_pb2.ParameterDescription:
                     maximum_excluded=kind.below is not None,
                 )
             )
+        case Integer():
+            description.range.CopyFrom(catalogue_pb2.Range(minimum=kind.minimum, maximum=kind.maximum))
         case Choice():
             description.choices.extend(kind.choices)
         case Base():

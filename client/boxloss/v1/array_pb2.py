@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62oxloss/v1/array.proto\x12\nboxloss.v1\"%\n\x05\x41rray\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x01*k\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT64\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04*h\n\tBoxFormat\x12\x1a\n\x16\x42OX_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42OX_FORMAT_XYXY\x10\x01\x12\x13\n\x0f\x42OX_FORMAT_XYWH\x10\x02\x12\x15\n\x11\x42OX_FORMAT_CXCYWH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62oxloss/v1/array.proto\x12\nboxloss.v1\"%\n\x05\x41rray\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x01*k\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT64\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04*\xbd\x01\n\tBoxFormat\x12\x1a\n\x16\x42OX_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42OX_FORMAT_XYXY\x10\x01\x12\x13\n\x0f\x42OX_FORMAT_XYWH\x10\x02\x12\x15\n\x11\x42OX_FORMAT_CXCYWH\x10\x03\x12\x1e\n\x1a\x42OX_FORMAT_CXCYWHA_DEGREES\x10\x04\x12\x1e\n\x1a\x42OX_FORMAT_CXCYWHA_RADIANS\x10\x05\x12\x13\n\x0f\x42OX_FORMAT_QUAD\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DTYPE']._serialized_start=77
   _globals['_DTYPE']._serialized_end=184
-  _globals['_BOXFORMAT']._serialized_start=186
-  _globals['_BOXFORMAT']._serialized_end=290
+  _globals['_BOXFORMAT']._serialized_start=187
+  _globals['_BOXFORMAT']._serialized_end=376
   _globals['_ARRAY']._serialized_start=38
   _globals['_ARRAY']._serialized_end=75
 # @@protoc_insertion_point(module_scope)

@@ -65,9 +65,15 @@ class _BoxFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Left, top, width, height (COCO)."""
     BOX_FORMAT_CXCYWH: _BoxFormat.ValueType  # 3
     """Centre x, centre y, width, height (YOLO)."""
+    BOX_FORMAT_CXCYWHA_DEGREES: _BoxFormat.ValueType  # 4
+    """Centre x, centre y, width, height, angle in degrees, from the x axis towards the y axis. 5 numbers."""
+    BOX_FORMAT_CXCYWHA_RADIANS: _BoxFormat.ValueType  # 5
+    """Centre x, centre y, width, height, angle in radians, from the x axis towards the y axis. 5 numbers."""
+    BOX_FORMAT_QUAD: _BoxFormat.ValueType  # 6
+    """x and y of four corners in either direction around a convex quadrilateral. 8 numbers."""
 
 class BoxFormat(_BoxFormat, metaclass=_BoxFormatEnumTypeWrapper):
-    """Names what the four numbers of a box are."""
+    """Names what the numbers of a box are. Boxes of the last three are oriented."""
 
 BOX_FORMAT_UNSPECIFIED: BoxFormat.ValueType  # 0
 """Means BOX_FORMAT_XYXY."""
@@ -77,6 +83,12 @@ BOX_FORMAT_XYWH: BoxFormat.ValueType  # 2
 """Left, top, width, height (COCO)."""
 BOX_FORMAT_CXCYWH: BoxFormat.ValueType  # 3
 """Centre x, centre y, width, height (YOLO)."""
+BOX_FORMAT_CXCYWHA_DEGREES: BoxFormat.ValueType  # 4
+"""Centre x, centre y, width, height, angle in degrees, from the x axis towards the y axis. 5 numbers."""
+BOX_FORMAT_CXCYWHA_RADIANS: BoxFormat.ValueType  # 5
+"""Centre x, centre y, width, height, angle in radians, from the x axis towards the y axis. 5 numbers."""
+BOX_FORMAT_QUAD: BoxFormat.ValueType  # 6
+"""x and y of four corners in either direction around a convex quadrilateral. 8 numbers."""
 global___BoxFormat = BoxFormat
 
 @typing.final

@@ -25,6 +25,10 @@ class LossDescription(google.protobuf.message.Message):
     PAPER_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
     NEEDS_FIELD_NUMBER: builtins.int
+    BLIND_SPOTS_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
+    AXIS_ALIGNED_FIELD_NUMBER: builtins.int
+    ORIENTED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the field of Loss.kind that asks for it, for example "ciou"."""
     title: builtins.str
@@ -35,15 +39,21 @@ class LossDescription(google.protobuf.message.Message):
     """The formula, in plain text."""
     paper: builtins.str
     """The paper that defines it."""
+    blind_spots: builtins.str
+    """Pairs on which it has no gradient, or which it ranks wrongly."""
+    aliases: builtins.str
+    """What other libraries call it."""
+    axis_aligned: builtins.bool
+    """Whether it is defined for axis-aligned boxes. Of a modifier: over some base."""
+    oriented: builtins.bool
+    """Whether it is defined for oriented boxes, likewise."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParameterDescription]:
         """Its parameters, in the order of the contract."""
 
     @property
     def needs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Fields of the request, besides predictions and targets, without which it cannot be computed. Empty for a loss
-        that needs none.
-        """
+        """Fields of the request, besides predictions and targets, that it can need. Empty for a loss that needs none."""
 
     def __init__(
         self,
@@ -55,8 +65,12 @@ class LossDescription(google.protobuf.message.Message):
         paper: builtins.str = ...,
         parameters: collections.abc.Iterable[global___ParameterDescription] | None = ...,
         needs: collections.abc.Iterable[builtins.str] | None = ...,
+        blind_spots: builtins.str = ...,
+        aliases: builtins.str = ...,
+        axis_aligned: builtins.bool = ...,
+        oriented: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["formula", b"formula", "name", b"name", "needs", b"needs", "paper", b"paper", "parameters", b"parameters", "summary", b"summary", "title", b"title"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "axis_aligned", b"axis_aligned", "blind_spots", b"blind_spots", "formula", b"formula", "name", b"name", "needs", b"needs", "oriented", b"oriented", "paper", b"paper", "parameters", b"parameters", "summary", b"summary", "title", b"title"]) -> None: ...
 
 global___LossDescription = LossDescription
 

@@ -29,6 +29,8 @@ class _IouFormEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     """1 - IoU."""
     IOU_FORM_LOG: _IouForm.ValueType  # 2
     """-ln IoU."""
+    IOU_FORM_SQUARE: _IouForm.ValueType  # 3
+    """1 - IoU^2."""
 
 class IouForm(_IouForm, metaclass=_IouFormEnumTypeWrapper):
     """Names how the IoU loss is formed from the IoU."""
@@ -39,7 +41,121 @@ IOU_FORM_LINEAR: IouForm.ValueType  # 1
 """1 - IoU."""
 IOU_FORM_LOG: IouForm.ValueType  # 2
 """-ln IoU."""
+IOU_FORM_SQUARE: IouForm.ValueType  # 3
+"""1 - IoU^2."""
 global___IouForm = IouForm
+
+class _Coordinates:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CoordinatesEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Coordinates.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COORDINATES_UNSPECIFIED: _Coordinates.ValueType  # 0
+    """Means COORDINATES_CORNERS."""
+    COORDINATES_CORNERS: _Coordinates.ValueType  # 1
+    """Left, top, right, bottom."""
+    COORDINATES_CENTER: _Coordinates.ValueType  # 2
+    """Centre x, centre y, width, height."""
+
+class Coordinates(_Coordinates, metaclass=_CoordinatesEnumTypeWrapper):
+    """Names the four numbers of a box that are compared."""
+
+COORDINATES_UNSPECIFIED: Coordinates.ValueType  # 0
+"""Means COORDINATES_CORNERS."""
+COORDINATES_CORNERS: Coordinates.ValueType  # 1
+"""Left, top, right, bottom."""
+COORDINATES_CENTER: Coordinates.ValueType  # 2
+"""Centre x, centre y, width, height."""
+global___Coordinates = Coordinates
+
+class _ProbIouForm:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ProbIouFormEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ProbIouForm.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PROB_IOU_FORM_UNSPECIFIED: _ProbIouForm.ValueType  # 0
+    """Means PROB_IOU_FORM_HELLINGER."""
+    PROB_IOU_FORM_HELLINGER: _ProbIouForm.ValueType  # 1
+    """sqrt(1 - e^-d), 0 to 1; d is the Bhattacharyya distance."""
+    PROB_IOU_FORM_BHATTACHARYYA: _ProbIouForm.ValueType  # 2
+    """d itself, without bound: for boxes far apart, where the other is flat."""
+
+class ProbIouForm(_ProbIouForm, metaclass=_ProbIouFormEnumTypeWrapper):
+    """Names a form of ProbIoU."""
+
+PROB_IOU_FORM_UNSPECIFIED: ProbIouForm.ValueType  # 0
+"""Means PROB_IOU_FORM_HELLINGER."""
+PROB_IOU_FORM_HELLINGER: ProbIouForm.ValueType  # 1
+"""sqrt(1 - e^-d), 0 to 1; d is the Bhattacharyya distance."""
+PROB_IOU_FORM_BHATTACHARYYA: ProbIouForm.ValueType  # 2
+"""d itself, without bound: for boxes far apart, where the other is flat."""
+global___ProbIouForm = ProbIouForm
+
+class _KldForm:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _KldFormEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_KldForm.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    KLD_FORM_UNSPECIFIED: _KldForm.ValueType  # 0
+    """Means KLD_FORM_PREDICTION_TARGET."""
+    KLD_FORM_PREDICTION_TARGET: _KldForm.ValueType  # 1
+    """KL(P | T)."""
+    KLD_FORM_TARGET_PREDICTION: _KldForm.ValueType  # 2
+    """KL(T | P)."""
+    KLD_FORM_MINIMUM: _KldForm.ValueType  # 3
+    """The smaller of the two."""
+    KLD_FORM_MAXIMUM: _KldForm.ValueType  # 4
+    """The larger of the two."""
+    KLD_FORM_JEFFREYS: _KldForm.ValueType  # 5
+    """Jeffreys: their mean."""
+
+class KldForm(_KldForm, metaclass=_KldFormEnumTypeWrapper):
+    """Names a Kullback-Leibler divergence of the prediction P and the target T."""
+
+KLD_FORM_UNSPECIFIED: KldForm.ValueType  # 0
+"""Means KLD_FORM_PREDICTION_TARGET."""
+KLD_FORM_PREDICTION_TARGET: KldForm.ValueType  # 1
+"""KL(P | T)."""
+KLD_FORM_TARGET_PREDICTION: KldForm.ValueType  # 2
+"""KL(T | P)."""
+KLD_FORM_MINIMUM: KldForm.ValueType  # 3
+"""The smaller of the two."""
+KLD_FORM_MAXIMUM: KldForm.ValueType  # 4
+"""The larger of the two."""
+KLD_FORM_JEFFREYS: KldForm.ValueType  # 5
+"""Jeffreys: their mean."""
+global___KldForm = KldForm
+
+class _Transform:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TransformEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Transform.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TRANSFORM_UNSPECIFIED: _Transform.ValueType  # 0
+    """Means TRANSFORM_LOG."""
+    TRANSFORM_LOG: _Transform.ValueType  # 1
+    """ln(1 + d)."""
+    TRANSFORM_SQRT: _Transform.ValueType  # 2
+    """sqrt d."""
+    TRANSFORM_IDENTITY: _Transform.ValueType  # 3
+    """d."""
+
+class Transform(_Transform, metaclass=_TransformEnumTypeWrapper):
+    """Names a function that tames a distance."""
+
+TRANSFORM_UNSPECIFIED: Transform.ValueType  # 0
+"""Means TRANSFORM_LOG."""
+TRANSFORM_LOG: Transform.ValueType  # 1
+"""ln(1 + d)."""
+TRANSFORM_SQRT: Transform.ValueType  # 2
+"""sqrt d."""
+TRANSFORM_IDENTITY: Transform.ValueType  # 3
+"""d."""
+global___Transform = Transform
 
 @typing.final
 class Loss(google.protobuf.message.Message):
@@ -55,6 +171,26 @@ class Loss(google.protobuf.message.Message):
     EIOU_FIELD_NUMBER: builtins.int
     FOCAL_EIOU_FIELD_NUMBER: builtins.int
     ALPHA_IOU_FIELD_NUMBER: builtins.int
+    L1_FIELD_NUMBER: builtins.int
+    L2_FIELD_NUMBER: builtins.int
+    HUBER_FIELD_NUMBER: builtins.int
+    BALANCED_L1_FIELD_NUMBER: builtins.int
+    BOUNDED_IOU_FIELD_NUMBER: builtins.int
+    SIOU_FIELD_NUMBER: builtins.int
+    WIOU_FIELD_NUMBER: builtins.int
+    MPDIOU_FIELD_NUMBER: builtins.int
+    PIOU_FIELD_NUMBER: builtins.int
+    PIOU_V2_FIELD_NUMBER: builtins.int
+    SHAPE_IOU_FIELD_NUMBER: builtins.int
+    NWD_FIELD_NUMBER: builtins.int
+    FOCAL_FIELD_NUMBER: builtins.int
+    INNER_FIELD_NUMBER: builtins.int
+    FOCALER_FIELD_NUMBER: builtins.int
+    PROB_IOU_FIELD_NUMBER: builtins.int
+    GWD_FIELD_NUMBER: builtins.int
+    KLD_FIELD_NUMBER: builtins.int
+    BCD_FIELD_NUMBER: builtins.int
+    KF_IOU_FIELD_NUMBER: builtins.int
     @property
     def smooth_l1(self) -> global___SmoothL1:
         """Smooth L1 over the four corner coordinates."""
@@ -87,6 +223,86 @@ class Loss(google.protobuf.message.Message):
     def alpha_iou(self) -> global___AlphaIou:
         """Alpha-IoU over another loss."""
 
+    @property
+    def l1(self) -> global___L1:
+        """Sum of absolute differences."""
+
+    @property
+    def l2(self) -> global___L2:
+        """Sum of squared differences."""
+
+    @property
+    def huber(self) -> global___Huber:
+        """Huber."""
+
+    @property
+    def balanced_l1(self) -> global___BalancedL1:
+        """Balanced L1."""
+
+    @property
+    def bounded_iou(self) -> global___BoundedIou:
+        """Bounded IoU."""
+
+    @property
+    def siou(self) -> global___Siou:
+        """SCYLLA-IoU."""
+
+    @property
+    def wiou(self) -> global___Wiou:
+        """Wise-IoU."""
+
+    @property
+    def mpdiou(self) -> global___Mpdiou:
+        """Minimum point distance IoU."""
+
+    @property
+    def piou(self) -> global___Piou:
+        """Powerful-IoU."""
+
+    @property
+    def piou_v2(self) -> global___PiouV2:
+        """Powerful-IoU with non-monotonic attention."""
+
+    @property
+    def shape_iou(self) -> global___ShapeIou:
+        """Shape-IoU."""
+
+    @property
+    def nwd(self) -> global___Nwd:
+        """Normalized Wasserstein distance."""
+
+    @property
+    def focal(self) -> global___Focal:
+        """Any loss weighted by a power of the IoU."""
+
+    @property
+    def inner(self) -> global___Inner:
+        """Another loss with the IoU of scaled boxes."""
+
+    @property
+    def focaler(self) -> global___Focaler:
+        """Another loss with the IoU stretched over a range."""
+
+    @property
+    def prob_iou(self) -> global___ProbIou:
+        """Probabilistic IoU of oriented boxes."""
+
+    @property
+    def gwd(self) -> global___Gwd:
+        """Gaussian Wasserstein distance of oriented boxes."""
+
+    @property
+    def kld(self) -> global___Kld:
+        """Kullback-Leibler divergence of oriented boxes."""
+
+    @property
+    def bcd(self) -> global___Bcd:
+        """Bhattacharyya distance of oriented boxes."""
+
+    @property
+    def kf_iou(self) -> global___KfIou:
+        """Kalman filter IoU of oriented boxes."""
+
     def __init__(
         self,
         *,
@@ -98,38 +314,60 @@ class Loss(google.protobuf.message.Message):
         eiou: global___Eiou | None = ...,
         focal_eiou: global___FocalEiou | None = ...,
         alpha_iou: global___AlphaIou | None = ...,
+        l1: global___L1 | None = ...,
+        l2: global___L2 | None = ...,
+        huber: global___Huber | None = ...,
+        balanced_l1: global___BalancedL1 | None = ...,
+        bounded_iou: global___BoundedIou | None = ...,
+        siou: global___Siou | None = ...,
+        wiou: global___Wiou | None = ...,
+        mpdiou: global___Mpdiou | None = ...,
+        piou: global___Piou | None = ...,
+        piou_v2: global___PiouV2 | None = ...,
+        shape_iou: global___ShapeIou | None = ...,
+        nwd: global___Nwd | None = ...,
+        focal: global___Focal | None = ...,
+        inner: global___Inner | None = ...,
+        focaler: global___Focaler | None = ...,
+        prob_iou: global___ProbIou | None = ...,
+        gwd: global___Gwd | None = ...,
+        kld: global___Kld | None = ...,
+        bcd: global___Bcd | None = ...,
+        kf_iou: global___KfIou | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["alpha_iou", b"alpha_iou", "ciou", b"ciou", "diou", b"diou", "eiou", b"eiou", "focal_eiou", b"focal_eiou", "giou", b"giou", "iou", b"iou", "kind", b"kind", "smooth_l1", b"smooth_l1"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["alpha_iou", b"alpha_iou", "ciou", b"ciou", "diou", b"diou", "eiou", b"eiou", "focal_eiou", b"focal_eiou", "giou", b"giou", "iou", b"iou", "kind", b"kind", "smooth_l1", b"smooth_l1"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["smooth_l1", "iou", "giou", "diou", "ciou", "eiou", "focal_eiou", "alpha_iou"] | None: ...
+    def HasField(self, field_name: typing.Literal["alpha_iou", b"alpha_iou", "balanced_l1", b"balanced_l1", "bcd", b"bcd", "bounded_iou", b"bounded_iou", "ciou", b"ciou", "diou", b"diou", "eiou", b"eiou", "focal", b"focal", "focal_eiou", b"focal_eiou", "focaler", b"focaler", "giou", b"giou", "gwd", b"gwd", "huber", b"huber", "inner", b"inner", "iou", b"iou", "kf_iou", b"kf_iou", "kind", b"kind", "kld", b"kld", "l1", b"l1", "l2", b"l2", "mpdiou", b"mpdiou", "nwd", b"nwd", "piou", b"piou", "piou_v2", b"piou_v2", "prob_iou", b"prob_iou", "shape_iou", b"shape_iou", "siou", b"siou", "smooth_l1", b"smooth_l1", "wiou", b"wiou"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["alpha_iou", b"alpha_iou", "balanced_l1", b"balanced_l1", "bcd", b"bcd", "bounded_iou", b"bounded_iou", "ciou", b"ciou", "diou", b"diou", "eiou", b"eiou", "focal", b"focal", "focal_eiou", b"focal_eiou", "focaler", b"focaler", "giou", b"giou", "gwd", b"gwd", "huber", b"huber", "inner", b"inner", "iou", b"iou", "kf_iou", b"kf_iou", "kind", b"kind", "kld", b"kld", "l1", b"l1", "l2", b"l2", "mpdiou", b"mpdiou", "nwd", b"nwd", "piou", b"piou", "piou_v2", b"piou_v2", "prob_iou", b"prob_iou", "shape_iou", b"shape_iou", "siou", b"siou", "smooth_l1", b"smooth_l1", "wiou", b"wiou"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["smooth_l1", "iou", "giou", "diou", "ciou", "eiou", "focal_eiou", "alpha_iou", "l1", "l2", "huber", "balanced_l1", "bounded_iou", "siou", "wiou", "mpdiou", "piou", "piou_v2", "shape_iou", "nwd", "focal", "inner", "focaler", "prob_iou", "gwd", "kld", "bcd", "kf_iou"] | None: ...
 
 global___Loss = Loss
 
 @typing.final
 class SmoothL1(google.protobuf.message.Message):
-    """Represents Smooth L1: the sum over left, top, right and bottom of d^2 / (2 beta) where |d| < beta and
-    |d| - beta / 2 elsewhere.
-    """
+    """Represents Smooth L1: the sum over four coordinates of d^2 / (2 beta) where |d| < beta and |d| - beta / 2 elsewhere."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BETA_FIELD_NUMBER: builtins.int
+    COORDINATES_FIELD_NUMBER: builtins.int
     beta: builtins.float
     """Where the parabola meets the line, in the boxes' unit. Above 0; 1 when unset."""
+    coordinates: global___Coordinates.ValueType
+    """Which coordinates are compared; corners when unspecified."""
     def __init__(
         self,
         *,
         beta: builtins.float | None = ...,
+        coordinates: global___Coordinates.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_beta", b"_beta", "beta", b"beta"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_beta", b"_beta", "beta", b"beta"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_beta", b"_beta", "beta", b"beta", "coordinates", b"coordinates"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_beta", b"_beta"]) -> typing.Literal["beta"] | None: ...
 
 global___SmoothL1 = SmoothL1
 
 @typing.final
 class Iou(google.protobuf.message.Message):
-    """Represents the IoU loss, 1 - IoU or -ln IoU."""
+    """Represents the IoU loss: 1 - IoU, -ln IoU or 1 - IoU^2."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -252,7 +490,7 @@ class AlphaIou(google.protobuf.message.Message):
     """The exponent. Above 0, at most 10; 3 when unset."""
     @property
     def base(self) -> global___Loss:
-        """The loss whose terms are raised; linear iou, giou, diou, ciou or eiou. Must be set."""
+        """The loss whose terms are raised; any of the form 1 - IoU + penalties. Must be set."""
 
     def __init__(
         self,
@@ -265,3 +503,476 @@ class AlphaIou(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_alpha", b"_alpha"]) -> typing.Literal["alpha"] | None: ...
 
 global___AlphaIou = AlphaIou
+
+@typing.final
+class L1(google.protobuf.message.Message):
+    """Represents L1: the sum over four coordinates of |d|."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COORDINATES_FIELD_NUMBER: builtins.int
+    coordinates: global___Coordinates.ValueType
+    """Which coordinates are compared; corners when unspecified."""
+    def __init__(
+        self,
+        *,
+        coordinates: global___Coordinates.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coordinates", b"coordinates"]) -> None: ...
+
+global___L1 = L1
+
+@typing.final
+class L2(google.protobuf.message.Message):
+    """Represents L2: the sum over four coordinates of d^2."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COORDINATES_FIELD_NUMBER: builtins.int
+    coordinates: global___Coordinates.ValueType
+    """Which coordinates are compared; corners when unspecified."""
+    def __init__(
+        self,
+        *,
+        coordinates: global___Coordinates.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coordinates", b"coordinates"]) -> None: ...
+
+global___L2 = L2
+
+@typing.final
+class Huber(google.protobuf.message.Message):
+    """Represents Huber: the sum over four coordinates of d^2 / 2 where |d| < delta and delta (|d| - delta / 2) elsewhere."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DELTA_FIELD_NUMBER: builtins.int
+    COORDINATES_FIELD_NUMBER: builtins.int
+    delta: builtins.float
+    """Where the parabola meets the line, in the boxes' unit. Above 0; 1 when unset."""
+    coordinates: global___Coordinates.ValueType
+    """Which coordinates are compared; corners when unspecified."""
+    def __init__(
+        self,
+        *,
+        delta: builtins.float | None = ...,
+        coordinates: global___Coordinates.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_delta", b"_delta", "delta", b"delta"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_delta", b"_delta", "coordinates", b"coordinates", "delta", b"delta"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_delta", b"_delta"]) -> typing.Literal["delta"] | None: ...
+
+global___Huber = Huber
+
+@typing.final
+class BalancedL1(google.protobuf.message.Message):
+    """Represents Balanced L1: the sum over four coordinates of (alpha / b) (b|d| + beta) ln(b|d| / beta + 1) - alpha |d|
+    where |d| < beta and gamma |d| + gamma beta / b - alpha beta elsewhere, with b = e^(gamma / alpha) - 1.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALPHA_FIELD_NUMBER: builtins.int
+    GAMMA_FIELD_NUMBER: builtins.int
+    BETA_FIELD_NUMBER: builtins.int
+    COORDINATES_FIELD_NUMBER: builtins.int
+    alpha: builtins.float
+    """Lifts the gradient of small differences. Above 0; 0.5 when unset."""
+    gamma: builtins.float
+    """Bound of the gradient. Above 0; 1.5 when unset."""
+    beta: builtins.float
+    """Where the two parts meet, in the boxes' unit. Above 0; 1 when unset."""
+    coordinates: global___Coordinates.ValueType
+    """Which coordinates are compared; corners when unspecified."""
+    def __init__(
+        self,
+        *,
+        alpha: builtins.float | None = ...,
+        gamma: builtins.float | None = ...,
+        beta: builtins.float | None = ...,
+        coordinates: global___Coordinates.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_beta", b"_beta", "_gamma", b"_gamma", "alpha", b"alpha", "beta", b"beta", "gamma", b"gamma"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_beta", b"_beta", "_gamma", b"_gamma", "alpha", b"alpha", "beta", b"beta", "coordinates", b"coordinates", "gamma", b"gamma"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_alpha", b"_alpha"]) -> typing.Literal["alpha"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_beta", b"_beta"]) -> typing.Literal["beta"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gamma", b"_gamma"]) -> typing.Literal["gamma"] | None: ...
+
+global___BalancedL1 = BalancedL1
+
+@typing.final
+class BoundedIou(google.protobuf.message.Message):
+    """Represents Bounded IoU: Smooth L1 of 1 - (the best IoU that each of x, y, width and height alone allows), summed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BETA_FIELD_NUMBER: builtins.int
+    beta: builtins.float
+    """Where the parabola meets the line. Above 0; 0.2 when unset."""
+    def __init__(
+        self,
+        *,
+        beta: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_beta", b"_beta", "beta", b"beta"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_beta", b"_beta", "beta", b"beta"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_beta", b"_beta"]) -> typing.Literal["beta"] | None: ...
+
+global___BoundedIou = BoundedIou
+
+@typing.final
+class Siou(google.protobuf.message.Message):
+    """Represents SIoU: 1 - IoU + (distance + shape) / 2, with the distance sharpened by the angle between the centres."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    THETA_FIELD_NUMBER: builtins.int
+    theta: builtins.float
+    """Exponent of the shape cost. At least 1, at most 10; 4 when unset."""
+    def __init__(
+        self,
+        *,
+        theta: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_theta", b"_theta", "theta", b"theta"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_theta", b"_theta", "theta", b"theta"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_theta", b"_theta"]) -> typing.Literal["theta"] | None: ...
+
+global___Siou = Siou
+
+@typing.final
+class Wiou(google.protobuf.message.Message):
+    """Represents Wise-IoU: (1 - IoU) exp(rho^2 / c^2) with c constant in the gradient, times a focusing factor of
+    beta = (1 - IoU) / running mean, constant in the gradient too: 1, beta^gamma or beta / (delta alpha^(beta - delta)).
+    Versions 2 and 3 need EvaluateRequest.running_mean.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    GAMMA_FIELD_NUMBER: builtins.int
+    ALPHA_FIELD_NUMBER: builtins.int
+    DELTA_FIELD_NUMBER: builtins.int
+    MOMENTUM_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """1, 2 or 3; 1 when unset."""
+    gamma: builtins.float
+    """Version 2: exponent of the factor. Above 0, at most 10; 0.5 when unset."""
+    alpha: builtins.float
+    """Version 3: base of the factor. Above 1, at most 10; 1.9 when unset."""
+    delta: builtins.float
+    """Version 3: where the factor is 1. Above 0, at most 10; 3 when unset."""
+    momentum: builtins.float
+    """Weight of this request's mean of 1 - IoU in the running mean that is handed back. 0 to 1; 0.01 when unset."""
+    def __init__(
+        self,
+        *,
+        version: builtins.int | None = ...,
+        gamma: builtins.float | None = ...,
+        alpha: builtins.float | None = ...,
+        delta: builtins.float | None = ...,
+        momentum: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_delta", b"_delta", "_gamma", b"_gamma", "_momentum", b"_momentum", "_version", b"_version", "alpha", b"alpha", "delta", b"delta", "gamma", b"gamma", "momentum", b"momentum", "version", b"version"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_delta", b"_delta", "_gamma", b"_gamma", "_momentum", b"_momentum", "_version", b"_version", "alpha", b"alpha", "delta", b"delta", "gamma", b"gamma", "momentum", b"momentum", "version", b"version"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_alpha", b"_alpha"]) -> typing.Literal["alpha"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_delta", b"_delta"]) -> typing.Literal["delta"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gamma", b"_gamma"]) -> typing.Literal["gamma"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_momentum", b"_momentum"]) -> typing.Literal["momentum"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_version", b"_version"]) -> typing.Literal["version"] | None: ...
+
+global___Wiou = Wiou
+
+@typing.final
+class Mpdiou(google.protobuf.message.Message):
+    """Represents MPDIoU: 1 - IoU + the squared distances of the left top and of the right bottom corners over the squared
+    diagonal of the image. Needs EvaluateRequest.image_size.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Mpdiou = Mpdiou
+
+@typing.final
+class Piou(google.protobuf.message.Message):
+    """Represents Powerful-IoU: 1 - IoU + 1 - e^(-P^2), where P is the mean distance of the edges over the target's size."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Piou = Piou
+
+@typing.final
+class PiouV2(google.protobuf.message.Message):
+    """Represents Powerful-IoU v2: Powerful-IoU times 3 x e^(-x^2), x = attention e^(-P)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ATTENTION_FIELD_NUMBER: builtins.int
+    attention: builtins.float
+    """Where the attention lies. Above 0, at most 10; 1.3 when unset."""
+    def __init__(
+        self,
+        *,
+        attention: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_attention", b"_attention", "attention", b"attention"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_attention", b"_attention", "attention", b"attention"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_attention", b"_attention"]) -> typing.Literal["attention"] | None: ...
+
+global___PiouV2 = PiouV2
+
+@typing.final
+class ShapeIou(google.protobuf.message.Message):
+    """Represents Shape-IoU: 1 - IoU + distance + shape / 2, both weighted by the target's shape."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCALE_FIELD_NUMBER: builtins.int
+    scale: builtins.float
+    """Exponent of the target's sides in the weights. 0 to 10; 0 (no weighting) when unset."""
+    def __init__(
+        self,
+        *,
+        scale: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_scale", b"_scale", "scale", b"scale"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_scale", b"_scale", "scale", b"scale"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_scale", b"_scale"]) -> typing.Literal["scale"] | None: ...
+
+global___ShapeIou = ShapeIou
+
+@typing.final
+class Nwd(google.protobuf.message.Message):
+    """Represents NWD: 1 - e^(-d / constant), where d is the Wasserstein distance of the boxes as Gaussians."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONSTANT_FIELD_NUMBER: builtins.int
+    constant: builtins.float
+    """Typical size of the objects, in the boxes' unit. Above 0; 12.8 when unset."""
+    def __init__(
+        self,
+        *,
+        constant: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_constant", b"_constant", "constant", b"constant"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_constant", b"_constant", "constant", b"constant"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_constant", b"_constant"]) -> typing.Literal["constant"] | None: ...
+
+global___Nwd = Nwd
+
+@typing.final
+class Focal(google.protobuf.message.Message):
+    """Represents a focal loss: IoU^gamma times the base."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: builtins.int
+    GAMMA_FIELD_NUMBER: builtins.int
+    DETACH_WEIGHT_FIELD_NUMBER: builtins.int
+    gamma: builtins.float
+    """Exponent of the weight. Above 0, at most 10; 0.5 when unset."""
+    detach_weight: builtins.bool
+    """Whether the weight is a constant in the gradient. True when unset."""
+    @property
+    def base(self) -> global___Loss:
+        """The loss that is weighted; any of the form 1 - IoU + penalties. Must be set."""
+
+    def __init__(
+        self,
+        *,
+        base: global___Loss | None = ...,
+        gamma: builtins.float | None = ...,
+        detach_weight: builtins.bool | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_detach_weight", b"_detach_weight", "_gamma", b"_gamma", "base", b"base", "detach_weight", b"detach_weight", "gamma", b"gamma"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_detach_weight", b"_detach_weight", "_gamma", b"_gamma", "base", b"base", "detach_weight", b"detach_weight", "gamma", b"gamma"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_detach_weight", b"_detach_weight"]) -> typing.Literal["detach_weight"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gamma", b"_gamma"]) -> typing.Literal["gamma"] | None: ...
+
+global___Focal = Focal
+
+@typing.final
+class Inner(google.protobuf.message.Message):
+    """Represents Inner-IoU: the base with the IoU of boxes scaled about their centres; its penalties stay."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: builtins.int
+    RATIO_FIELD_NUMBER: builtins.int
+    ratio: builtins.float
+    """Factor of the sides. 0.1 to 10; 0.7 when unset."""
+    @property
+    def base(self) -> global___Loss:
+        """The loss that is changed; any of the form 1 - IoU + penalties. Must be set."""
+
+    def __init__(
+        self,
+        *,
+        base: global___Loss | None = ...,
+        ratio: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_ratio", b"_ratio", "base", b"base", "ratio", b"ratio"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_ratio", b"_ratio", "base", b"base", "ratio", b"ratio"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_ratio", b"_ratio"]) -> typing.Literal["ratio"] | None: ...
+
+global___Inner = Inner
+
+@typing.final
+class Focaler(google.protobuf.message.Message):
+    """Represents Focaler-IoU: the base with the IoU stretched from a range to 0 to 1; its penalties stay."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: builtins.int
+    LOWER_FIELD_NUMBER: builtins.int
+    UPPER_FIELD_NUMBER: builtins.int
+    lower: builtins.float
+    """IoU that becomes 0. 0 to 1; 0 when unset."""
+    upper: builtins.float
+    """IoU that becomes 1. Above lower, at most 1; 0.95 when unset."""
+    @property
+    def base(self) -> global___Loss:
+        """The loss that is changed; any of the form 1 - IoU + penalties. Must be set."""
+
+    def __init__(
+        self,
+        *,
+        base: global___Loss | None = ...,
+        lower: builtins.float | None = ...,
+        upper: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_lower", b"_lower", "_upper", b"_upper", "base", b"base", "lower", b"lower", "upper", b"upper"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_lower", b"_lower", "_upper", b"_upper", "base", b"base", "lower", b"lower", "upper", b"upper"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_lower", b"_lower"]) -> typing.Literal["lower"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_upper", b"_upper"]) -> typing.Literal["upper"] | None: ...
+
+global___Focaler = Focaler
+
+@typing.final
+class ProbIou(google.protobuf.message.Message):
+    """Represents ProbIoU: the Hellinger distance of oriented boxes as Gaussians, or their Bhattacharyya distance."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORM_FIELD_NUMBER: builtins.int
+    form: global___ProbIouForm.ValueType
+    """Hellinger when unspecified."""
+    def __init__(
+        self,
+        *,
+        form: global___ProbIouForm.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["form", b"form"]) -> None: ...
+
+global___ProbIou = ProbIou
+
+@typing.final
+class Gwd(google.protobuf.message.Message):
+    """Represents GWD: 1 - 1 / (tau + f(d^2)), where d is the Wasserstein distance of oriented boxes as Gaussians."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSFORM_FIELD_NUMBER: builtins.int
+    TAU_FIELD_NUMBER: builtins.int
+    transform: global___Transform.ValueType
+    """f; the logarithm when unspecified."""
+    tau: builtins.float
+    """At least 1; 1 (identical boxes score 0) when unset."""
+    def __init__(
+        self,
+        *,
+        transform: global___Transform.ValueType = ...,
+        tau: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_tau", b"_tau", "tau", b"tau"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_tau", b"_tau", "tau", b"tau", "transform", b"transform"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_tau", b"_tau"]) -> typing.Literal["tau"] | None: ...
+
+global___Gwd = Gwd
+
+@typing.final
+class Kld(google.protobuf.message.Message):
+    """Represents KLD: 1 - 1 / (tau + f(d)), where d is a Kullback-Leibler divergence of oriented boxes as Gaussians."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORM_FIELD_NUMBER: builtins.int
+    TRANSFORM_FIELD_NUMBER: builtins.int
+    TAU_FIELD_NUMBER: builtins.int
+    form: global___KldForm.ValueType
+    """Which divergence; of the prediction from the target when unspecified."""
+    transform: global___Transform.ValueType
+    """f; the logarithm when unspecified."""
+    tau: builtins.float
+    """At least 1; 1 (identical boxes score 0) when unset."""
+    def __init__(
+        self,
+        *,
+        form: global___KldForm.ValueType = ...,
+        transform: global___Transform.ValueType = ...,
+        tau: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_tau", b"_tau", "tau", b"tau"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_tau", b"_tau", "form", b"form", "tau", b"tau", "transform", b"transform"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_tau", b"_tau"]) -> typing.Literal["tau"] | None: ...
+
+global___Kld = Kld
+
+@typing.final
+class Bcd(google.protobuf.message.Message):
+    """Represents BCD: 1 - 1 / (tau + f(d)), where d is the Bhattacharyya distance of oriented boxes as Gaussians."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSFORM_FIELD_NUMBER: builtins.int
+    TAU_FIELD_NUMBER: builtins.int
+    transform: global___Transform.ValueType
+    """f; the logarithm when unspecified."""
+    tau: builtins.float
+    """At least 1; 1 (identical boxes score 0) when unset."""
+    def __init__(
+        self,
+        *,
+        transform: global___Transform.ValueType = ...,
+        tau: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_tau", b"_tau", "tau", b"tau"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_tau", b"_tau", "tau", b"tau", "transform", b"transform"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_tau", b"_tau"]) -> typing.Literal["tau"] | None: ...
+
+global___Bcd = Bcd
+
+@typing.final
+class KfIou(google.protobuf.message.Message):
+    """Represents KFIoU: ln(1 + the squared Mahalanobis distance of the centres) + 1 - 3 KFIoU, where KFIoU is the overlap of
+    oriented boxes as Gaussians about one centre, at most 1 / 3.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___KfIou = KfIou

@@ -70,7 +70,8 @@ class _InvalidBoxesEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
 
 class InvalidBoxes(_InvalidBoxes, metaclass=_InvalidBoxesEnumTypeWrapper):
     """Names what to do with boxes that are inverted (a negative width or height), not finite, or so large that an area
-    would overflow (a coordinate beyond 1e15, or 1e150 in double precision). A box of zero area is valid.
+    would overflow (a coordinate beyond 1e15, or 1e150 in double precision). A box of zero area is valid, except that
+    oriented boxes need sides above 0, and quadrilaterals must be convex.
     """
 
 INVALID_BOXES_UNSPECIFIED: InvalidBoxes.ValueType  # 0
@@ -136,6 +137,9 @@ class EvaluateRequest(google.protobuf.message.Message):
     PREDICTION_GRADIENTS_FIELD_NUMBER: builtins.int
     TARGET_GRADIENTS_FIELD_NUMBER: builtins.int
     IOU_FIELD_NUMBER: builtins.int
+    SIMILARITIES_FIELD_NUMBER: builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: builtins.int
+    RUNNING_MEAN_FIELD_NUMBER: builtins.int
     dtype: boxloss.v1.array_pb2.Dtype.ValueType
     """Number type of predictions, targets and weights."""
     box_format: boxloss.v1.array_pb2.BoxFormat.ValueType
@@ -150,21 +154,33 @@ class EvaluateRequest(google.protobuf.message.Message):
     """Whether to return the gradient with respect to the targets."""
     iou: builtins.bool
     """Whether to return the IoU of each pair."""
+    similarities: builtins.bool
+    """Whether to evaluate each loss's similarity instead, which is 1 for identical boxes: for a loss of the form
+    1 - IoU + penalties, IoU - penalties. Other losses have none.
+    """
+    running_mean: builtins.float
+    """Mean of 1 - IoU over past requests, above 0; for losses that need it. The server keeps none: it hands back a new
+    one, for the next request.
+    """
     @property
     def predictions(self) -> boxloss.v1.array_pb2.Array:
-        """Predicted boxes, shape (N, 4). N may be 0."""
+        """Predicted boxes, shape (N, 4), or (N, 5) or (N, 8) where the format says so. N may be 0."""
 
     @property
     def targets(self) -> boxloss.v1.array_pb2.Array:
-        """Target boxes, shape (N, 4)."""
+        """Target boxes, of the same shape."""
 
     @property
     def losses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[boxloss.v1.loss_pb2.Loss]:
-        """Losses to evaluate, each over all pairs; the geometry is computed once for all of them. 1 to 32."""
+        """Losses to evaluate, each over all pairs; the geometry is computed once for all of them. 1 to 64."""
 
     @property
     def weights(self) -> boxloss.v1.array_pb2.Array:
         """Weight of each pair, shape (N,); finite, 0 or more. Every weight is 1 when unset."""
+
+    @property
+    def image_size(self) -> global___ImageSize:
+        """Size of the image that the boxes are in; for losses that need it."""
 
     def __init__(
         self,
@@ -180,12 +196,42 @@ class EvaluateRequest(google.protobuf.message.Message):
         prediction_gradients: builtins.bool = ...,
         target_gradients: builtins.bool = ...,
         iou: builtins.bool = ...,
+        similarities: builtins.bool = ...,
+        image_size: global___ImageSize | None = ...,
+        running_mean: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_weights", b"_weights", "predictions", b"predictions", "targets", b"targets", "weights", b"weights"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_weights", b"_weights", "box_format", b"box_format", "dtype", b"dtype", "invalid_boxes", b"invalid_boxes", "iou", b"iou", "losses", b"losses", "prediction_gradients", b"prediction_gradients", "predictions", b"predictions", "reduction", b"reduction", "target_gradients", b"target_gradients", "targets", b"targets", "weights", b"weights"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_image_size", b"_image_size", "_running_mean", b"_running_mean", "_weights", b"_weights", "image_size", b"image_size", "predictions", b"predictions", "running_mean", b"running_mean", "targets", b"targets", "weights", b"weights"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_image_size", b"_image_size", "_running_mean", b"_running_mean", "_weights", b"_weights", "box_format", b"box_format", "dtype", b"dtype", "image_size", b"image_size", "invalid_boxes", b"invalid_boxes", "iou", b"iou", "losses", b"losses", "prediction_gradients", b"prediction_gradients", "predictions", b"predictions", "reduction", b"reduction", "running_mean", b"running_mean", "similarities", b"similarities", "target_gradients", b"target_gradients", "targets", b"targets", "weights", b"weights"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_image_size", b"_image_size"]) -> typing.Literal["image_size"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_running_mean", b"_running_mean"]) -> typing.Literal["running_mean"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_weights", b"_weights"]) -> typing.Literal["weights"] | None: ...
 
 global___EvaluateRequest = EvaluateRequest
+
+@typing.final
+class ImageSize(google.protobuf.message.Message):
+    """Represents the size of an image."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    width: builtins.float
+    """Width in the boxes' unit, above 0."""
+    height: builtins.float
+    """Height in the boxes' unit, above 0."""
+    def __init__(
+        self,
+        *,
+        width: builtins.float = ...,
+        height: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["height", b"height", "width", b"width"]) -> None: ...
+
+global___ImageSize = ImageSize
 
 @typing.final
 class EvaluateResponse(google.protobuf.message.Message):
@@ -240,14 +286,17 @@ class LossResult(google.protobuf.message.Message):
     LOSS_FIELD_NUMBER: builtins.int
     PREDICTION_GRADIENT_FIELD_NUMBER: builtins.int
     TARGET_GRADIENT_FIELD_NUMBER: builtins.int
+    RUNNING_MEAN_FIELD_NUMBER: builtins.int
+    running_mean: builtins.float
+    """The running mean for the next request. Set for losses that need one."""
     @property
     def loss(self) -> boxloss.v1.array_pb2.Array:
         """The weighted loss: shape (N,) without reduction, NaN where masked; one number with it."""
 
     @property
     def prediction_gradient(self) -> boxloss.v1.array_pb2.Array:
-        """Gradient of each pair's own weighted and reduced loss with respect to its prediction, shape (N, 4), in the
-        request's box format; 0 where masked. Set when asked for.
+        """Gradient of each pair's own weighted and reduced loss with respect to its prediction, of the predictions' shape
+        and format; 0 where masked. Set when asked for.
         """
 
     @property
@@ -260,11 +309,14 @@ class LossResult(google.protobuf.message.Message):
         loss: boxloss.v1.array_pb2.Array | None = ...,
         prediction_gradient: boxloss.v1.array_pb2.Array | None = ...,
         target_gradient: boxloss.v1.array_pb2.Array | None = ...,
+        running_mean: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_prediction_gradient", b"_prediction_gradient", "_target_gradient", b"_target_gradient", "loss", b"loss", "prediction_gradient", b"prediction_gradient", "target_gradient", b"target_gradient"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_prediction_gradient", b"_prediction_gradient", "_target_gradient", b"_target_gradient", "loss", b"loss", "prediction_gradient", b"prediction_gradient", "target_gradient", b"target_gradient"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_prediction_gradient", b"_prediction_gradient", "_running_mean", b"_running_mean", "_target_gradient", b"_target_gradient", "loss", b"loss", "prediction_gradient", b"prediction_gradient", "running_mean", b"running_mean", "target_gradient", b"target_gradient"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_prediction_gradient", b"_prediction_gradient", "_running_mean", b"_running_mean", "_target_gradient", b"_target_gradient", "loss", b"loss", "prediction_gradient", b"prediction_gradient", "running_mean", b"running_mean", "target_gradient", b"target_gradient"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_prediction_gradient", b"_prediction_gradient"]) -> typing.Literal["prediction_gradient"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_running_mean", b"_running_mean"]) -> typing.Literal["running_mean"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_target_gradient", b"_target_gradient"]) -> typing.Literal["target_gradient"] | None: ...
 
@@ -359,6 +411,9 @@ class PairwiseIouRequest(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     BOX_FORMAT_FIELD_NUMBER: builtins.int
     INVALID_BOXES_FIELD_NUMBER: builtins.int
+    SIMILARITY_FIELD_NUMBER: builtins.int
+    CROWD_FIELD_NUMBER: builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: builtins.int
     metric: global___IouMetric.ValueType
     """The metric."""
     dtype: boxloss.v1.array_pb2.Dtype.ValueType
@@ -369,11 +424,27 @@ class PairwiseIouRequest(google.protobuf.message.Message):
     """What to do with inverted boxes and with coordinates that are not finite or too large."""
     @property
     def a(self) -> boxloss.v1.array_pb2.Array:
-        """Boxes of the matrix's rows, shape (N, 4)."""
+        """Boxes of the matrix's rows, shape (N, 4), or (N, 5) or (N, 8) where the format says so."""
 
     @property
     def b(self) -> boxloss.v1.array_pb2.Array:
-        """Boxes of the matrix's columns, shape (M, 4)."""
+        """Boxes of the matrix's columns, shape (M, 4) likewise."""
+
+    @property
+    def similarity(self) -> boxloss.v1.loss_pb2.Loss:
+        """A loss of the form 1 - IoU + penalties whose similarity, IoU - penalties, is the metric; instead of `metric`, for
+        metrics with parameters and those that have no name there.
+        """
+
+    @property
+    def crowd(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+        """Which columns are crowds, one for each or none at all. By COCO's rule, the metric of a crowd is the intersection
+        over the area of the row's box. With the plain IoU only.
+        """
+
+    @property
+    def image_size(self) -> global___ImageSize:
+        """Size of the image that the boxes are in; for metrics that need it."""
 
     def __init__(
         self,
@@ -384,9 +455,13 @@ class PairwiseIouRequest(google.protobuf.message.Message):
         dtype: boxloss.v1.array_pb2.Dtype.ValueType = ...,
         box_format: boxloss.v1.array_pb2.BoxFormat.ValueType = ...,
         invalid_boxes: global___InvalidBoxes.ValueType = ...,
+        similarity: boxloss.v1.loss_pb2.Loss | None = ...,
+        crowd: collections.abc.Iterable[builtins.bool] | None = ...,
+        image_size: global___ImageSize | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["a", b"a", "b", b"b"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["a", b"a", "b", b"b", "box_format", b"box_format", "dtype", b"dtype", "invalid_boxes", b"invalid_boxes", "metric", b"metric"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_image_size", b"_image_size", "a", b"a", "b", b"b", "image_size", b"image_size", "similarity", b"similarity"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_image_size", b"_image_size", "a", b"a", "b", b"b", "box_format", b"box_format", "crowd", b"crowd", "dtype", b"dtype", "image_size", b"image_size", "invalid_boxes", b"invalid_boxes", "metric", b"metric", "similarity", b"similarity"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_image_size", b"_image_size"]) -> typing.Literal["image_size"] | None: ...
 
 global___PairwiseIouRequest = PairwiseIouRequest
 

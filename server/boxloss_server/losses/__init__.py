@@ -10,28 +10,54 @@ tensor([[-0.0197, -0.0339, -0.0593, -0.1171]])
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from boxloss.losses import Loss
-from boxloss_server.losses.axis_aligned import evaluate, similarity
-from boxloss_server.losses.geometry import Geometry
+from boxloss_server.losses import coordinates, iou, modifiers, oriented
+from boxloss_server.losses.geometry import Geometry, ratio
+from boxloss_server.losses.polygons import OrientedGeometry
+from boxloss_server.losses.registry import evaluate, similarity
 
-__all__ = ["Geometry", "box_loss", "box_similarity", "evaluate", "similarity"]
+__all__ = [
+    "Geometry",
+    "OrientedGeometry",
+    "box_loss",
+    "box_similarity",
+    "coordinates",
+    "evaluate",
+    "iou",
+    "modifiers",
+    "oriented",
+    "ratio",
+    "similarity",
+]
 
 
-def box_loss(prediction: Tensor, target: Tensor, loss: Loss) -> Tensor:
-    """The loss of each pair of boxes.
+def box_loss(
+    prediction: Tensor,
+    target: Tensor,
+    loss: Loss,
+    *,
+    image_size: tuple[float, float] = (math.nan, math.nan),
+    running_mean: float = math.nan,
+) -> Tensor:
+    """The loss of each pair of axis-aligned boxes.
 
     Args:
         prediction: boxes of shape (N, 4) as left, top, right, bottom, not inverted.
         target: likewise; the loss is differentiable once with respect to both.
         loss: what to compute.
+        image_size: width and height of the image, for losses that need it.
+        running_mean: of 1 - IoU, for losses that need it.
 
     Returns:
-        Losses of shape (N,); in float32 where the boxes are in half precision.
+        Losses of shape (N,); in float32 where the boxes are in half precision. NaN where a loss lacks what it needs.
     """
-    return evaluate(Geometry(_upcast(prediction).T, _upcast(target).T), loss)
+    diagonal = image_size[0] ** 2 + image_size[1] ** 2
+    return evaluate(Geometry(_upcast(prediction).T, _upcast(target).T, diagonal, running_mean), loss)
 
 
 def box_similarity(rows: Tensor, columns: Tensor, loss: Loss) -> Tensor:

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from boxloss.losses.coordinates import Coordinates
+
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """Part / whole, and 0 where whole is 0 or too small for its reciprocal to be finite.
@@ -27,21 +29,45 @@ def power(base: Tensor, exponent: float) -> Tensor:
 
 
 class Geometry:
-    """Pairs of boxes, as corner coordinates.
+    """Pairs of axis-aligned boxes, as corner coordinates.
 
     Args:
         prediction: left, top, right and bottom of the predictions: a tensor of shape (4, ...).
         target: likewise of the targets; the shapes of the planes broadcast, so (4, N, 1) against (4, 1, M) gives all
             pairs.
+        squared_image_diagonal: for losses that need the image's size.
+        running_mean: of 1 - IoU, for losses that need it.
 
     Boxes must not be inverted and their areas must be finite in the tensors' type.
     """
 
-    def __init__(self, prediction: Tensor, target: Tensor) -> None:
-        self.prediction = prediction
-        self.target = target
+    def __init__(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        squared_image_diagonal: Tensor | float = math.nan,
+        running_mean: Tensor | float = math.nan,
+    ) -> None:
         self._left, self._top, self._right, self._bottom = prediction.unbind()
         self._target_left, self._target_top, self._target_right, self._target_bottom = target.unbind()
+        self.squared_image_diagonal = squared_image_diagonal
+        self.running_mean = running_mean
+
+    def differences(self, coordinates: Coordinates) -> Tensor:
+        """Prediction minus target in four coordinates, shape (4, ...)."""
+        left, right = self._left - self._target_left, self._right - self._target_right
+        top, bottom = self._top - self._target_top, self._bottom - self._target_bottom
+        if coordinates == "corners":
+            return torch.stack([left, top, right, bottom])
+        return torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
+
+    def scaled(self, factor: float) -> Geometry:
+        """The pairs with all boxes scaled about their own centres."""
+        boxes = (
+            (self._left, self._top, self._right, self._bottom),
+            (self._target_left, self._target_top, self._target_right, self._target_bottom),
+        )
+        return Geometry(*(torch.stack(_scaled(*box, factor)) for box in boxes))
 
     @cached_property
     def width(self) -> Tensor:
@@ -50,6 +76,10 @@ class Geometry:
     @cached_property
     def height(self) -> Tensor:
         return self._bottom - self._top
+
+    @cached_property
+    def area(self) -> Tensor:
+        return self.width * self.height
 
     @cached_property
     def target_width(self) -> Tensor:
@@ -69,7 +99,7 @@ class Geometry:
 
     @cached_property
     def union(self) -> Tensor:
-        return self.width * self.height + self.target_width * self.target_height - self.intersection
+        return self.area + self.target_width * self.target_height - self.intersection
 
     @cached_property
     def iou(self) -> Tensor:
@@ -90,22 +120,42 @@ class Geometry:
         return ratio(enclosing - self.union, enclosing)
 
     @cached_property
+    def dx(self) -> Tensor:
+        """Offset of the centres. Differences first: identical boxes are then exactly 0 apart."""
+        return ((self._left - self._target_left) + (self._right - self._target_right)) / 2
+
+    @cached_property
+    def dy(self) -> Tensor:
+        return ((self._top - self._target_top) + (self._bottom - self._target_bottom)) / 2
+
+    @cached_property
+    def squared_distance(self) -> Tensor:
+        """Of the centres."""
+        return self.dx**2 + self.dy**2
+
+    @cached_property
+    def squared_diagonal(self) -> Tensor:
+        """Of the enclosing box."""
+        return self.enclosing_width**2 + self.enclosing_height**2
+
+    @cached_property
     def distance(self) -> Tensor:
         """Squared distance of the centres over the squared diagonal of the enclosing box."""
-        # Differences first: identical boxes are then exactly 0 apart.
-        dx = ((self._left - self._target_left) + (self._right - self._target_right)) / 2
-        dy = ((self._top - self._target_top) + (self._bottom - self._target_bottom)) / 2
-        return ratio(dx**2 + dy**2, self.enclosing_width**2 + self.enclosing_height**2)
+        return ratio(self.squared_distance, self.squared_diagonal)
 
     @cached_property
-    def width_difference(self) -> Tensor:
-        """Squared difference of the widths over the squared width of the enclosing box."""
-        return ratio((self.width - self.target_width) ** 2, self.enclosing_width**2)
+    def relative_differences(self) -> tuple[Tensor, Tensor]:
+        """Differences of the widths and of the heights, each over the larger of the two."""
+        return (
+            ratio((self.width - self.target_width).abs(), torch.maximum(self.width, self.target_width)),
+            ratio((self.height - self.target_height).abs(), torch.maximum(self.height, self.target_height)),
+        )
 
     @cached_property
-    def height_difference(self) -> Tensor:
-        """Squared difference of the heights over the squared height of the enclosing box."""
-        return ratio((self.height - self.target_height) ** 2, self.enclosing_height**2)
+    def edge_difference(self) -> Tensor:
+        """Mean distance of the edges, over the target's width or height."""
+        left, top, right, bottom = self.differences("corners").abs()
+        return (ratio(left + right, self.target_width) + ratio(top + bottom, self.target_height)) / 4
 
     @cached_property
     def aspect_difference(self) -> Tensor:
@@ -121,3 +171,9 @@ def _angle(width: Tensor, height: Tensor) -> Tensor:
     """
     longest = torch.maximum(width, height).detach()
     return torch.atan2(ratio(width, longest), ratio(height, longest))
+
+
+def _scaled(left: Tensor, top: Tensor, right: Tensor, bottom: Tensor, factor: float) -> list[Tensor]:
+    x, y = (left + right) / 2, (top + bottom) / 2
+    width, height = (right - left) * (factor / 2), (bottom - top) * (factor / 2)
+    return [x - width, y - height, x + width, y + height]

@@ -1,0 +1,67 @@
+"""The losses of boxloss.losses.coordinates, which documents them with their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import huber_loss, smooth_l1_loss
+
+from boxloss.losses import L1, L2, NWD, BalancedL1, BoundedIoU, Huber, SmoothL1
+from boxloss_server.losses.geometry import Geometry, power, ratio
+from boxloss_server.losses.registry import computes_value
+
+
+@computes_value(L1)
+def l1(geometry: Geometry, loss: L1) -> Tensor:
+    return geometry.differences(loss.coordinates).abs().sum(0)
+
+
+@computes_value(L2)
+def l2(geometry: Geometry, loss: L2) -> Tensor:
+    return (geometry.differences(loss.coordinates) ** 2).sum(0)
+
+
+@computes_value(SmoothL1)
+def smooth_l1(geometry: Geometry, loss: SmoothL1) -> Tensor:
+    differences = geometry.differences(loss.coordinates)
+    return smooth_l1_loss(differences, torch.zeros_like(differences), reduction="none", beta=loss.beta).sum(0)
+
+
+@computes_value(Huber)
+def huber(geometry: Geometry, loss: Huber) -> Tensor:
+    differences = geometry.differences(loss.coordinates)
+    return huber_loss(differences, torch.zeros_like(differences), reduction="none", delta=loss.delta).sum(0)
+
+
+@computes_value(BalancedL1)
+def balanced_l1(geometry: Geometry, loss: BalancedL1) -> Tensor:
+    alpha, gamma, beta = loss.alpha, loss.gamma, loss.beta
+    size = geometry.differences(loss.coordinates).abs()
+    b = math.expm1(gamma / alpha)
+    near = alpha / b * (b * size + beta) * torch.log1p(b * size / beta) - alpha * size
+    return torch.where(size < beta, near, gamma * size + gamma * beta / b - alpha * beta).sum(0)
+
+
+@computes_value(BoundedIoU)
+def bounded_iou(geometry: Geometry, loss: BoundedIoU) -> Tensor:
+    width, height = geometry.target_width, geometry.target_height
+    reach = [
+        ratio(size - 2 * offset.abs(), size + 2 * offset.abs())
+        for size, offset in ((width, geometry.dx), (height, geometry.dy))
+    ]
+    shares = [
+        *(torch.maximum(share, torch.zeros_like(share)) for share in reach),
+        torch.minimum(ratio(geometry.width, width), ratio(width, geometry.width)),
+        torch.minimum(ratio(geometry.height, height), ratio(height, geometry.height)),
+    ]
+    missing = 1 - torch.stack(shares)
+    return smooth_l1_loss(missing, torch.zeros_like(missing), reduction="none", beta=loss.beta).sum(0)
+
+
+@computes_value(NWD)
+def nwd(geometry: Geometry, loss: NWD) -> Tensor:
+    width, height = geometry.width - geometry.target_width, geometry.height - geometry.target_height
+    squared = geometry.squared_distance + (width**2 + height**2) / 4
+    return -torch.expm1(-power(squared, 0.5) / loss.constant)
