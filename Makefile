@@ -7,7 +7,7 @@ PROTOS := $(wildcard proto/boxloss/v1/*.proto)
 DISTRIBUTIONS := --editable 'client[cli]' --editable server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format proto compat clean
+.PHONY: help demo serve test lint format proto docs compat clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,10 @@ format: .venv/dev ## bring code and contract into their form
 
 proto: .venv-proto/installed ## generate the stubs from the contract
 	$(PROTO_BIN)/python proto/generate.py client
+
+docs: .venv/dev ## write docs/losses.md and its pictures
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/pictures.py
 
 compat: .venv/dev .venv-oldest/installed ## run the SDK with the oldest packages that it accepts
 	$(BIN)/python -m tests.compatibility .venv-oldest/bin/python

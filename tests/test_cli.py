@@ -271,7 +271,7 @@ def test_losses_are_read_and_written(text: str, loss: boxloss.Loss, canonical: s
         ("ciou(", "cannot be read"),
         ("smooth_l1:beta", "cannot be read"),
         ("ciou:gate=open('f')", "cannot be read"),
-        ("l7", "there is no loss 'l7'; choose one of smooth_l1, iou,"),
+        ("l7", "there is no loss 'l7'; choose one of l1, l2, smooth_l1,"),
         ("ciou:beta=1", "ciou has no parameter 'beta'; it has gate"),
         ("giou:beta=1", "giou has no parameter 'beta'; it has none"),
         ("ciou:gate=0,gate=1", "gate is given twice"),
@@ -279,7 +279,7 @@ def test_losses_are_read_and_written(text: str, loss: boxloss.Loss, canonical: s
         ("alpha_iou:base=smooth_l1", "cannot be modified"),
         ("ciou:gate=-1", "gate: -1 is out of range; it must be at least 0"),
         ("ciou:gate=wide", "gate: 'wide' is not a number"),
-        ("iou:form=square", "form: 'square' is not known; choose one of linear, log"),
+        ("iou:form=cubic", "form: 'cubic' is not known; choose one of linear, log"),
     ],
 )
 def test_a_wrong_loss_is_refused(run: Run, text: str, message: str) -> None:
@@ -544,7 +544,8 @@ def test_losses_are_listed_alike_with_and_without_a_server(run: Run, address: st
     assert table == remote
     assert [line.split()[0] for line in table.out.splitlines()] == ["loss", *boxloss.losses.CATALOGUE]
     assert "gamma=0.5 (above 0, at most 10); detach_weight=true (true, false)" in table.out
-    assert "base=... (iou, giou, diou, ciou, eiou); alpha=3 (above 0, at most 10)" in table.out
+    assert "base=... (iou, giou, diou, ciou, eiou, siou, mpdiou, piou, shape_iou, inner, focaler)" in table.out
+    assert "alpha=3 (above 0, at most 10)" in table.out
     assert "arXiv:1902.09630" in table.out
     assert "1 - IoU + (C - U) / C" in table.out
 
@@ -552,7 +553,7 @@ def test_losses_are_listed_alike_with_and_without_a_server(run: Run, address: st
 def test_losses_are_listed_as_json(run: Run) -> None:
     outcome = run("losses", "--format", "json")
     names = {loss["name"]: [each["name"] for each in loss["parameters"]] for loss in json.loads(outcome.out)}
-    assert names["smooth_l1"] == ["beta"]
+    assert names["smooth_l1"] == ["beta", "coordinates"]
     assert list(names) == list(boxloss.losses.CATALOGUE)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import boxloss
 from boxloss import AlphaIoU, BoxlossError, CIoU, GIoU, InvalidInputError, IoU, SmoothL1
+from boxloss_server.losses.polygons import rectangle_corners
 from tests.boxes import FORMATS, corner_slopes, from_corners, random_boxes
 from tests.catalogue import LOSSES
 from tests.reference import Pair
@@ -49,6 +50,8 @@ def test_a_thousand_pairs_agree_with_an_independent_computation(
         gradients=True,
         target_gradients=True,
         box_format=box_format,
+        image_size=(640, 480),
+        running_mean=Pair.running_mean,
     )
     slopes = corner_slopes(box_format)
     for result in results:
@@ -124,6 +127,45 @@ def test_weights_and_reductions(client: boxloss.Client) -> None:
     assert total.loss.shape == ()
 
 
+def test_similarities_are_1_minus_the_loss(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(49)
+    predictions, targets = random_boxes(rng, 20), random_boxes(rng, 20)
+    losses = [loss for loss in LOSSES if loss.has_similarity]
+    options: dict[str, Any] = {"gradients": True, "image_size": (640, 480)}
+    for loss, similarity in zip(
+        client.compare(predictions, targets, losses, **options),
+        client.compare(predictions, targets, losses, similarity=True, **options),
+        strict=True,
+    ):
+        assert loss.gradient is not None
+        np.testing.assert_allclose(similarity.loss, 1 - loss.loss, atol=1e-12)
+        np.testing.assert_allclose(similarity.gradient, -loss.gradient, atol=1e-12)  # type: ignore[arg-type]
+
+
+def test_the_running_mean_is_handed_back(client: boxloss.Client, narrow: boxloss.Client) -> None:
+    rng = np.random.default_rng(50)
+    predictions, targets = random_boxes(rng, 333), random_boxes(rng, 333)
+    loss = boxloss.WIoU(version=3, momentum=0.1)
+    expected = 0.5 + 0.1 * ((1 - client.evaluate(predictions, targets, IoU()).iou).mean() - 0.5)
+    for each in (client, narrow):
+        result = each.evaluate(predictions, targets, loss, running_mean=0.5)
+        assert result.running_mean == pytest.approx(expected)
+    assert client.evaluate([], [], loss, running_mean=0.5).running_mean == 0.5
+    assert client.evaluate(predictions, targets, CIoU(), running_mean=0.5).running_mean is None
+
+
+def test_requests_with_different_contexts_share_a_batch_and_keep_their_own(client: boxloss.Client) -> None:
+    means = [0.1 + i / 40 for i in range(32)]
+    alone = [client.evaluate(A, B, boxloss.WIoU(version=2), running_mean=mean).loss for mean in means]
+    with ThreadPoolExecutor(32) as threads:
+        together = threads.map(
+            lambda mean: client.evaluate(A, B, boxloss.WIoU(version=2), running_mean=mean).loss, means
+        )
+    assert len({float(loss[0]) for loss in alone}) == 32
+    for first, second in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_masked_pairs_are_marked(client: boxloss.Client) -> None:
     result = client.evaluate([[4, 0, 0, 4], *A], B * 2, CIoU(), gradients=True, invalid="mask")
     assert result.valid.tolist() == [False, True]
@@ -161,12 +203,106 @@ def test_matrices_hold_every_metric(client: boxloss.Client, metric: Any) -> None
     assert client.pairwise_iou([[1, 0, 0, 1]], A, invalid="mask").tolist() == [[pytest.approx(np.nan, nan_ok=True)]]
 
 
+def test_any_similarity_can_be_a_metric(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(51)
+    rows, columns = random_boxes(rng, 4), random_boxes(rng, 5)
+    for loss in (boxloss.SIoU(), AlphaIoU(GIoU()), boxloss.MPDIoU(), boxloss.NWD()):
+        matrix = client.pairwise_iou(rows, columns, metric=loss, image_size=(640, 480))
+        pairs = client.evaluate(np.repeat(rows, 5, 0), np.tile(columns, (4, 1)), loss, image_size=(640, 480))
+        np.testing.assert_allclose(matrix.ravel(), 1 - pairs.loss, atol=1e-12)
+
+
+def test_crowds_are_compared_by_cocos_rule(client: boxloss.Client, narrow: boxloss.Client) -> None:
+    for each in (client, narrow):
+        detections = [[0, 0, 2, 2], [1, 1, 3, 3]] * 30
+        matrix = each.pairwise_iou(
+            detections, [[0, 0, 10, 10], [0, 0, 10, 10], [2, 2, 9, 9]], crowd=[True, False, True]
+        )
+        assert matrix[:2].tolist() == [[1.0, 0.04, 0.0], [1.0, 0.04, 0.25]]
+    with pytest.raises(InvalidInputError, match="crowd: goes with the plain IoU only"):
+        client.pairwise_iou(A, B, metric="giou", crowd=[True])
+    with pytest.raises(InvalidInputError, match=r"crowd: has shape \(2,\) for 1 boxes in b"):
+        client.pairwise_iou(A, B, crowd=[True, False])
+
+
+def oriented_boxes(rng: np.random.Generator, count: int) -> NDArray[Any]:
+    return np.hstack([rng.uniform(0, 50, (count, 2)), rng.uniform(5, 60, (count, 2)), rng.uniform(-4, 4, (count, 1))])
+
+
+ORIENTED: list[boxloss.Loss] = [
+    IoU(),
+    IoU(form="log"),
+    GIoU(),
+    boxloss.DIoU(),
+    AlphaIoU(GIoU()),
+    boxloss.Focal(IoU()),
+    boxloss.Focaler(IoU()),
+    boxloss.ProbIoU(),
+    boxloss.GWD(),
+    boxloss.KLD(form="jeffreys"),
+    boxloss.BCD(transform="sqrt"),
+    boxloss.KFIoU(),
+]
+
+
+def test_oriented_boxes_have_one_loss_in_degrees_radians_and_as_quads(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(52)
+    radians = [oriented_boxes(rng, 40) for _ in range(2)]
+    degrees = [np.hstack([boxes[:, :4], np.rad2deg(boxes[:, 4:])]) for boxes in radians]
+    quads = [rectangle_corners(torch.tensor(boxes).T).T.numpy() for boxes in radians]
+    formats: dict[Any, list[NDArray[Any]]] = {"cxcywha_radians": radians, "cxcywha_degrees": degrees, "quad": quads}
+    answers = {
+        name: client.compare(boxes[0], boxes[1], ORIENTED, box_format=name, gradients=True, target_gradients=True)
+        for name, boxes in formats.items()
+    }
+    for in_radians, in_degrees, as_quads in zip(*answers.values(), strict=True):
+        np.testing.assert_allclose(in_degrees.loss, in_radians.loss, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(as_quads.loss, in_radians.loss, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(as_quads.iou, in_radians.iou, rtol=1e-9, atol=1e-9)
+        assert in_radians.gradient is not None
+        assert in_degrees.gradient is not None
+        assert as_quads.gradient is not None
+        assert as_quads.gradient.shape == (40, 8)
+        np.testing.assert_allclose(
+            in_degrees.gradient * [1, 1, 1, 1, 180 / np.pi], in_radians.gradient, rtol=1e-7, atol=1e-9
+        )
+        # Moving the centre moves all corners.
+        moved = as_quads.gradient.reshape(-1, 4, 2).sum(1)
+        np.testing.assert_allclose(moved, in_radians.gradient[:, :2], rtol=1e-7, atol=1e-9)
+
+
+def test_oriented_boxes_at_angle_0_score_as_axis_aligned_ones(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(53)
+    boxes = [random_boxes(rng, 30) for _ in range(2)]
+    upright = [np.hstack([from_corners(each, "cxcywh"), np.zeros((30, 1))]) for each in boxes]
+    losses: list[boxloss.Loss] = [IoU(), GIoU(), boxloss.DIoU()]
+    for aligned, oriented in zip(
+        client.compare(boxes[0], boxes[1], losses),
+        client.compare(upright[0], upright[1], losses, box_format="cxcywha_degrees"),
+        strict=True,
+    ):
+        np.testing.assert_allclose(oriented.loss, aligned.loss, rtol=1e-9, atol=1e-9)
+
+
+def test_oriented_matrices_and_masks(client: boxloss.Client) -> None:
+    rng = np.random.default_rng(54)
+    rows, columns = oriented_boxes(rng, 4), oriented_boxes(rng, 6)
+    columns[2, 3] = 0
+    matrix = client.pairwise_iou(rows, columns, box_format="cxcywha_radians", invalid="mask")
+    assert np.isnan(matrix[:, 2]).all()
+    pairs = client.evaluate(
+        np.repeat(rows, 6, 0), np.tile(columns, (4, 1)), IoU(), box_format="cxcywha_radians", invalid="mask"
+    )
+    np.testing.assert_allclose(matrix.ravel(), pairs.iou, atol=1e-12)
+    assert pairs.valid.reshape(4, 6)[:, 2].tolist() == [False] * 4
+
+
 def test_losses_shows_what_the_server_offers(client: boxloss.Client) -> None:
     losses = {loss.name: loss for loss in client.losses()}
     assert losses["alpha_iou"].parameters[0].default is None
-    assert losses["alpha_iou"].parameters[0].choices == ("iou", "giou", "diou", "ciou", "eiou")
+    assert {"iou", "ciou", "siou"} <= set(losses["alpha_iou"].parameters[0].choices)
     assert losses["smooth_l1"].parameters[0].default == 1.0
-    assert losses["iou"].parameters[0].choices == ("linear", "log")
+    assert losses["iou"].parameters[0].choices == ("linear", "log", "square")
     info = client.info()
     assert (info.device, info.version, info.request_pairs) == ("cpu", "0.1.0", 2**20)
 
@@ -189,7 +325,7 @@ BAD_CALLS: dict[str, tuple[Callable[[boxloss.Client], Any], str]] = {
     "a class for a loss": (lambda c: c.evaluate(A, B, _wrong(CIoU)), r"losses\[0\]: .* is no loss"),
     "a format": (
         lambda c: c.evaluate(A, B, CIoU(), box_format=_wrong("yolo")),
-        r"box_format: 'yolo' is not known; choose one of xyxy, xywh, cxcywh",
+        r"box_format: 'yolo' is not known; choose one of xyxy, xywh, cxcywh, ",
     ),
     "a reduction": (
         lambda c: c.evaluate(A, B, CIoU(), reduction=_wrong("average")),
@@ -219,10 +355,10 @@ def test_a_bad_call_raises_one_clear_error(client: boxloss.Client, name: str) ->
     [
         (lambda: SmoothL1(beta=0), r"beta: 0 is out of range; it must be above 0"),
         (lambda: AlphaIoU(CIoU(), alpha=float("inf")), r"alpha: inf is out of range"),
-        (lambda: AlphaIoU(SmoothL1()), r"base: SmoothL1\(beta=1.0\) cannot be modified; take a linear iou"),
+        (lambda: AlphaIoU(SmoothL1()), r"base: SmoothL1\(.*\) cannot be modified; take a linear iou, giou"),
         (lambda: AlphaIoU(IoU(form="log")), r"base: .* cannot be modified"),
         (lambda: AlphaIoU(_wrong("ciou")), r"base: 'ciou' cannot be modified"),
-        (lambda: IoU(form=_wrong("square")), r"form: 'square' is not known; choose one of linear, log"),
+        (lambda: IoU(form=_wrong("cubic")), r"form: 'cubic' is not known; choose one of linear, log, square"),
         (lambda: boxloss.FocalEIoU(gamma=_wrong("a")), r"gamma: 'a' is not a number"),
         (lambda: boxloss.FocalEIoU(detach_weight=_wrong(1)), r"detach_weight: 1 is neither True nor False"),
     ],

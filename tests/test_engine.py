@@ -35,7 +35,7 @@ def pairs(seed: int, count: int, **changes: Any) -> Pairs:
 
 
 def evaluation(*losses: Any, precision: Any = "float64", target_gradients: bool = True) -> Evaluation:
-    return Evaluation(losses, precision, prediction_gradients=True, target_gradients=target_gradients)
+    return Evaluation(losses, "corners", precision, prediction_gradients=True, target_gradients=target_gradients)
 
 
 def same(first: NDArray[Any] | None, second: NDArray[Any] | None, rtol: float = 1e-12) -> None:
@@ -120,7 +120,7 @@ def test_nothing_reduces_to_0(engine: Engine, reduction: Any) -> None:
 
 
 def test_gradients_that_nobody_asked_for_are_not_computed(engine: Engine) -> None:
-    (scores,) = engine.evaluate(Evaluation((CIoU(),), "float64", False, False), [pairs(11, 3)])
+    (scores,) = engine.evaluate(Evaluation((CIoU(),), "corners", "float64", False, False), [pairs(11, 3)])
     assert scores.scores[0].prediction_gradient is None
     assert scores.scores[0].target_gradient is None
 
@@ -128,7 +128,7 @@ def test_gradients_that_nobody_asked_for_are_not_computed(engine: Engine) -> Non
 def test_a_matrix_holds_every_pair(engine: Engine) -> None:
     request = pairs(12, 9)
     grid = Grid(request.predictions, request.targets, "xyxy", NONE, np.array([8]))
-    matrix = engine.matrix(Matrix(IoU(), "float64"), grid)
+    matrix = engine.matrix(Matrix(IoU(), "corners", "float64"), grid)
     assert matrix.shape == (9, 9)
     assert np.isnan(matrix[:, 8]).all()
     (scores,) = engine.evaluate(evaluation(IoU()), [request])

@@ -25,6 +25,7 @@ from tests.servers import ServerProcess
 
 Request = loss_service_pb2.EvaluateRequest
 Array = array_pb2.Array
+ImageSize = loss_service_pb2.ImageSize
 CIOU = wire.loss_to_message(CIoU())
 
 
@@ -107,9 +108,11 @@ def test_half_precision_is_answered_in_single(stub: LossServiceStub, dtype: str)
 
 
 def test_several_losses_are_answered_in_their_order(stub: LossServiceStub) -> None:
-    response = stub.Evaluate(request(losses=[wire.loss_to_message(loss) for loss in LOSSES]))
+    context: dict[str, Any] = {"image_size": ImageSize(width=640, height=480), "running_mean": 0.7}
+    messages = [wire.loss_to_message(loss) for loss in LOSSES]
+    response = stub.Evaluate(request(losses=messages, **context))
     assert len(response.results) == len(LOSSES)
-    alone = [stub.Evaluate(request(losses=[wire.loss_to_message(loss)])).results[0].loss.data for loss in LOSSES]
+    alone = [stub.Evaluate(request(losses=[message], **context)).results[0].loss.data for message in messages]
     assert [result.loss.data for result in response.results] == alone
 
 
@@ -133,15 +136,29 @@ def test_masked_rows_are_listed(stub: LossServiceStub) -> None:
     assert np.isnan(np.frombuffer(response.results[0].loss.data, "<f4")).tolist() == [False, True, True]
 
 
+def oriented(predictions: Array, **changes: Any) -> Request:
+    fields: dict[str, Any] = {
+        "predictions": predictions,
+        "targets": packed(0, 0, 1, 1, 0),
+        "losses": [loss_pb2.Loss(giou=loss_pb2.Giou())],
+        "box_format": array_pb2.BOX_FORMAT_CXCYWHA_DEGREES,
+    }
+    return Request(**(fields | changes))
+
+
+SQUARE = (0, 0, 1, 0, 1, 1, 0, 1)
 NAN = float("nan")
 BAD_REQUESTS = [
     (request(predictions=Array(data=b"123")), "predictions.data: has 3 bytes, which is no multiple of 4"),
-    (request(predictions=packed(1, 2, 3)), "predictions: has 3 numbers, which is no multiple of 4"),
+    (
+        request(predictions=packed(1, 2, 3)),
+        "predictions: has 3 numbers, which is no multiple of 4; send 4 for each xyxy box",
+    ),
     (request(targets=packed(*range(8))), "targets: has 2 boxes for 1 predictions; send one for each"),
     (request(predictions=Array(data=bytes(16), values=range(4))), "predictions: has both data and values"),
-    (request(losses=[]), "losses: has 0 losses; ask for 1 to 32"),
-    (request(losses=[CIOU] * 33), "losses: has 33 losses; ask for 1 to 32"),
-    (request(losses=[CIOU, loss_pb2.Loss()]), "losses[1].kind: is not set; set one of smooth_l1"),
+    (request(losses=[]), "losses: has 0 losses; ask for 1 to 64"),
+    (request(losses=[CIOU] * 65), "losses: has 65 losses; ask for 1 to 64"),
+    (request(losses=[CIOU, loss_pb2.Loss()]), "losses[1].kind: is not set; set one of l1, l2, smooth_l1"),
     (
         request(losses=[loss_pb2.Loss(smooth_l1=loss_pb2.SmoothL1(beta=-1))]),
         "losses[0].smooth_l1.beta: -1 is out of range; it must be above 0",
@@ -162,6 +179,50 @@ BAD_REQUESTS = [
         "predictions: rows 0, 1, 2, 3, 4 and 3 more are inverted",
     ),
     (request(predictions=plain(0, 0, 1e300, 4)), "predictions: row 0 is not finite, or beyond 1e+15"),
+    (
+        request(losses=[loss_pb2.Loss(gwd=loss_pb2.Gwd())]),
+        "losses[0].gwd: is not defined for axis-aligned boxes (xyxy)",
+    ),
+    (
+        request(box_format="BOX_FORMAT_QUAD", predictions=packed(*SQUARE), targets=packed(*SQUARE)),
+        "losses[0].ciou: is not defined for oriented boxes (quad)",
+    ),
+    (
+        oriented(packed(0, 0, 1, 0, 0)),
+        "predictions: row 0 is without size; oriented boxes need width and height above 0",
+    ),
+    (oriented(packed(0, 0, 1, 1)), "predictions: has 4 numbers, which is no multiple of 5; send 5 for each"),
+    (
+        oriented(packed(0, 0, 1, 1, 1, 0, 0, 1), box_format="BOX_FORMAT_QUAD", targets=packed(*SQUARE)),
+        "predictions: row 0 is not convex; send the corners in their order",
+    ),
+    (
+        oriented(packed(0, 0, 4, 0, 1, 1, 0, 4), box_format="BOX_FORMAT_QUAD", targets=packed(*SQUARE)),
+        "predictions: row 0 is not convex; send the corners in their order",
+    ),
+    (request(losses=[loss_pb2.Loss(mpdiou=loss_pb2.Mpdiou())]), "image_size: is not set; mpdiou needs it"),
+    (
+        request(losses=[loss_pb2.Loss(mpdiou=loss_pb2.Mpdiou())], image_size=ImageSize(width=-1, height=1)),
+        "image_size: is -1 x 1; width and height must be above 0",
+    ),
+    (request(losses=[loss_pb2.Loss(wiou=loss_pb2.Wiou(version=3))]), "running_mean: is not set; wiou needs it"),
+    (
+        request(losses=[loss_pb2.Loss(wiou=loss_pb2.Wiou(version=3))], running_mean=0),
+        "running_mean: is 0; a mean of 1 - IoU is above 0 and at most 1",
+    ),
+    (
+        request(losses=[loss_pb2.Loss(l1=loss_pb2.L1())], similarities=True),
+        "losses[0].l1: has no similarity; ask for the loss",
+    ),
+    (request(losses=[loss_pb2.Loss(wiou=loss_pb2.Wiou(version=4))]), "losses[0].wiou.version: 4 is out of range"),
+    (
+        request(losses=[loss_pb2.Loss(inner=loss_pb2.Inner(base=loss_pb2.Loss(l2=loss_pb2.L2())))]),
+        "losses[0].inner.base: L2(coordinates='corners') cannot be modified",
+    ),
+    (
+        request(losses=[loss_pb2.Loss(focaler=loss_pb2.Focaler(base=CIOU, lower=0.6, upper=0.5))]),
+        "losses[0].focaler.upper: 0.5 is not above lower, 0.6",
+    ),
     (request(weights=packed(1, 2)), "weights: has 2 numbers for 1 predictions; send one for each"),
     (request(weights=packed(-1)), "weights: row 0 is negative; send numbers of 0 or more"),
     (request(weights=packed(NAN)), "weights: row 0 is not finite; send numbers of 0 or more"),
@@ -248,10 +309,13 @@ def test_matrices(stub: LossServiceStub) -> None:
 def test_the_catalogue_names_every_loss_with_parameters_ranges_and_defaults(stub: LossServiceStub) -> None:
     offer = stub.ListLosses(loss_service_pb2.ListLossesRequest())
     assert [loss.name for loss in offer.losses] == list(CATALOGUE)
-    assert all(loss.title and loss.summary and loss.formula and "arXiv:" in loss.paper for loss in offer.losses)
-    alpha_iou = offer.losses[-1]
+    assert all(loss.title and loss.summary and loss.formula and loss.paper for loss in offer.losses)
+    assert all(loss.blind_spots for loss in offer.losses)
+    (alpha_iou,) = (loss for loss in offer.losses if loss.name == "alpha_iou")
+    assert alpha_iou.axis_aligned
+    assert alpha_iou.oriented
     assert [parameter.name for parameter in alpha_iou.parameters] == ["base", "alpha"]
-    assert list(alpha_iou.parameters[0].choices) == ["iou", "giou", "diou", "ciou", "eiou"]
+    assert {"iou", "giou", "diou", "ciou", "eiou", "siou", "inner"} <= set(alpha_iou.parameters[0].choices)
     alpha = alpha_iou.parameters[1]
     assert (alpha.default_number, alpha.range.minimum, alpha.range.minimum_excluded, alpha.range.maximum) == (
         3,

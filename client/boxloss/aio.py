@@ -92,10 +92,23 @@ class AsyncClient(Connection):
         weights: ArrayLike | None = None,
         reduction: Reduction = "none",
         invalid: Invalid = "reject",
+        similarity: bool = False,
+        image_size: tuple[float, float] | None = None,
+        running_mean: float | None = None,
         timeout: float | None = None,
     ) -> LossResult:
         """Evaluates a loss over pairs of boxes."""
-        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        options = Options(
+            gradients,
+            target_gradients,
+            box_format,
+            weights,
+            reduction,
+            invalid,
+            similarity,
+            image_size,
+            running_mean,
+        )
         return (await self._evaluate(predictions, targets, [loss], options, timeout))[0]
 
     async def compare(
@@ -110,10 +123,23 @@ class AsyncClient(Connection):
         weights: ArrayLike | None = None,
         reduction: Reduction = "none",
         invalid: Invalid = "reject",
+        similarity: bool = False,
+        image_size: tuple[float, float] | None = None,
+        running_mean: float | None = None,
         timeout: float | None = None,
     ) -> list[LossResult]:
         """Evaluates several losses over the same pairs."""
-        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        options = Options(
+            gradients,
+            target_gradients,
+            box_format,
+            weights,
+            reduction,
+            invalid,
+            similarity,
+            image_size,
+            running_mean,
+        )
         return await self._evaluate(predictions, targets, losses, options, timeout)
 
     async def evaluate_stream(
@@ -126,10 +152,15 @@ class AsyncClient(Connection):
         box_format: BoxFormat = "xyxy",
         reduction: Reduction = "none",
         invalid: Invalid = "reject",
+        similarity: bool = False,
+        image_size: tuple[float, float] | None = None,
+        running_mean: float | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[LossResult]:
         """Evaluates a loss over many batches, from an iterable or an asynchronous one, through one call."""
-        options = Options(gradients, target_gradients, box_format, None, reduction, invalid)
+        options = Options(
+            gradients, target_gradients, box_format, None, reduction, invalid, similarity, image_size, running_mean
+        )
         deadline = time.monotonic() + timeout if timeout is not None else None
         stream = StreamExchange(loss, options, await self._offer(None))
         connection: _Stream | None = None
@@ -171,14 +202,16 @@ class AsyncClient(Connection):
         a: Boxes,
         b: Boxes,
         *,
-        metric: Metric = "iou",
+        metric: Metric | Loss = "iou",
         box_format: BoxFormat = "xyxy",
         invalid: Invalid = "reject",
+        crowd: ArrayLike | None = None,
+        image_size: tuple[float, float] | None = None,
         timeout: float | None = None,
     ) -> Array:
         """Computes an IoU metric between all boxes of two sets."""
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, await self._offer(deadline))
+        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
         return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
 
     async def _evaluate(

@@ -12,7 +12,8 @@ from boxloss.v1 import array_pb2
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 Boxes: TypeAlias = Any
-"""Boxes of shape (N, 4): a numpy array, a list of lists, a torch tensor on any device, or what numpy can read."""
+"""Boxes of shape (N, 4), or (N, 5) or (N, 8) where the format says so: a numpy array, a list of lists, a torch tensor
+on any device, or what numpy can read."""
 
 DTYPES = {
     np.dtype("float32"): array_pb2.DTYPE_FLOAT32,
@@ -22,8 +23,8 @@ DTYPES = {
 _ANSWER_DTYPES: dict[int, str] = {array_pb2.DTYPE_FLOAT32: "<f4", array_pb2.DTYPE_FLOAT64: "<f8"}
 
 
-def boxes_of(value: Boxes, field: str) -> Array:
-    """Reads boxes as an array of shape (N, 4) of float16, float32 or float64.
+def boxes_of(value: Boxes, field: str, columns: int) -> Array:
+    """Reads boxes as an array of shape (N, columns) of float16, float32 or float64.
 
     Integers and lists become float64; bfloat16 tensors, which numpy lacks, float32.
 
@@ -32,10 +33,11 @@ def boxes_of(value: Boxes, field: str) -> Array:
     """
     array = _numbers(value, field)
     if array.size == 0 and array.ndim == 1:
-        array = array.reshape(0, 4)
-    if array.ndim != 2 or array.shape[1] != 4:
-        hint = "a single box is [[a, b, c, d]]" if array.shape == (4,) else "one row of 4 numbers for each box"
-        raise InvalidInputError([Violation(field, f"has shape {array.shape}; give (N, 4): {hint}")])
+        array = array.reshape(0, columns)
+    if array.ndim != 2 or array.shape[1] != columns:
+        single = array.shape == (columns,)
+        hint = f"a single box is [[{', '.join('abcdefgh'[:columns])}]]" if single else "one row for each box"
+        raise InvalidInputError([Violation(field, f"has shape {array.shape}; give (N, {columns}): {hint}")])
     return array
 
 
@@ -64,7 +66,7 @@ def _numbers(value: Any, field: str) -> Array:
             return array.astype(np.float64)
     except ValueError:
         pass  # Rows of different lengths.
-    raise InvalidInputError([Violation(field, "cannot be read as an array of numbers; give rows of 4 numbers")])
+    raise InvalidInputError([Violation(field, "cannot be read as an array of numbers; give rows of numbers")])
 
 
 def to_message(array: Array) -> array_pb2.Array:

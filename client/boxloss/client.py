@@ -87,30 +87,48 @@ class Client(Connection):
         weights: ArrayLike | None = None,
         reduction: Reduction = "none",
         invalid: Invalid = "reject",
+        similarity: bool = False,
+        image_size: tuple[float, float] | None = None,
+        running_mean: float | None = None,
         timeout: float | None = None,
     ) -> LossResult:
         """Evaluates a loss over pairs of boxes.
 
         Args:
-            predictions: boxes of shape (N, 4): a numpy array, lists or a torch tensor. float32 is computed in
-                float32, float64, integers and lists in float64, half precision in float32.
+            predictions: boxes of shape (N, 4), or (N, 5) or (N, 8) where the format says so: a numpy array, lists or a
+                torch tensor. float32 is computed in float32, float64, integers and lists in float64, half precision
+                in float32.
             targets: likewise.
             loss: what to compute, for example `boxloss.CIoU()`.
             gradients: whether to return the gradient with respect to the predictions.
             target_gradients: whether to return the gradient with respect to the targets.
             box_format: "xyxy" (left, top, right, bottom), "xywh" (left, top, width, height) or "cxcywh" (centre,
-                width, height); of both boxes and of the gradients.
+                width, height); of oriented boxes "cxcywha_degrees" or "cxcywha_radians" (the angle from the x axis
+                towards the y axis) or "quad" (x and y of four corners). Of both boxes and of the gradients.
             weights: one finite number of 0 or more for each pair.
             reduction: "none", "mean" (over the pairs, not over the sum of the weights) or "sum".
             invalid: what to do with inverted or non-finite boxes: "reject" the call, or "mask" the pair: NaN loss,
                 zero gradient, no part in a reduction, and False in the result's `valid`.
+            similarity: whether to return the loss's similarity instead: 1 - loss, for losses that have one.
+            image_size: width and height of the image, for losses that need it.
+            running_mean: of 1 - IoU over past calls, for losses that need it; the result has the next one.
             timeout: seconds that the call may take.
 
         Raises:
             InvalidInputError: the input is wrong; the message names the field.
             BoxlossError: another of its kinds.
         """
-        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        options = Options(
+            gradients,
+            target_gradients,
+            box_format,
+            weights,
+            reduction,
+            invalid,
+            similarity,
+            image_size,
+            running_mean,
+        )
         return self._evaluate(predictions, targets, [loss], options, timeout)[0]
 
     def compare(
@@ -125,13 +143,26 @@ class Client(Connection):
         weights: ArrayLike | None = None,
         reduction: Reduction = "none",
         invalid: Invalid = "reject",
+        similarity: bool = False,
+        image_size: tuple[float, float] | None = None,
+        running_mean: float | None = None,
         timeout: float | None = None,
     ) -> list[LossResult]:
         """Evaluates several losses over the same pairs; the server computes their geometry once.
 
         Takes and raises what `evaluate` does; returns one result for each loss, in their order.
         """
-        options = Options(gradients, target_gradients, box_format, weights, reduction, invalid)
+        options = Options(
+            gradients,
+            target_gradients,
+            box_format,
+            weights,
+            reduction,
+            invalid,
+            similarity,
+            image_size,
+            running_mean,
+        )
         return self._evaluate(predictions, targets, losses, options, timeout)
 
     def evaluate_stream(
@@ -144,6 +175,9 @@ class Client(Connection):
         box_format: BoxFormat = "xyxy",
         reduction: Reduction = "none",
         invalid: Invalid = "reject",
+        similarity: bool = False,
+        image_size: tuple[float, float] | None = None,
+        running_mean: float | None = None,
         timeout: float | None = None,
     ) -> Iterator[LossResult]:
         """Evaluates a loss over many batches through one call, several of them on their way at once.
@@ -163,7 +197,9 @@ class Client(Connection):
         Raises:
             BoxlossError: after the results of all batches before the one at fault.
         """
-        options = Options(gradients, target_gradients, box_format, None, reduction, invalid)
+        options = Options(
+            gradients, target_gradients, box_format, None, reduction, invalid, similarity, image_size, running_mean
+        )
         deadline = time.monotonic() + timeout if timeout is not None else None
         stream = StreamExchange(loss, options, self._offer(None))
         connection: _Stream | None = None
@@ -205,9 +241,11 @@ class Client(Connection):
         a: Boxes,
         b: Boxes,
         *,
-        metric: Metric = "iou",
+        metric: Metric | Loss = "iou",
         box_format: BoxFormat = "xyxy",
         invalid: Invalid = "reject",
+        crowd: ArrayLike | None = None,
+        image_size: tuple[float, float] | None = None,
         timeout: float | None = None,
     ) -> Array:
         """Computes an IoU metric between all boxes of two sets.
@@ -215,9 +253,13 @@ class Client(Connection):
         Args:
             a: boxes of shape (N, 4).
             b: boxes of shape (M, 4).
-            metric: "iou", "giou", "diou", "ciou" or "eiou"; each is 1 for identical boxes.
+            metric: "iou", "giou", "diou", "ciou" or "eiou", or a loss whose similarity is the metric, for example
+                `boxloss.SIoU()`; each is 1 for identical boxes.
             box_format: as in `evaluate`.
             invalid: "reject" the call, or "mask" the rows and columns of invalid boxes with NaN.
+            crowd: which boxes of `b` are crowds; by COCO's rule, their metric is the intersection over the area of the
+                box of `a`. With the plain IoU only.
+            image_size: width and height of the image, for metrics that need it.
             timeout: seconds that the call may take.
 
         Returns:
@@ -227,7 +269,7 @@ class Client(Connection):
             BoxlossError: as `evaluate`.
         """
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, self._offer(deadline))
+        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
         return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
 
     def _evaluate(

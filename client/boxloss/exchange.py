@@ -21,7 +21,7 @@ from boxloss.results import Execution, LossInfo, LossResult, ParameterInfo, Serv
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_to_message
 
-BoxFormat: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
+BoxFormat: TypeAlias = Literal["xyxy", "xywh", "cxcywh", "cxcywha_degrees", "cxcywha_radians", "quad"]
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
 Invalid: TypeAlias = Literal["reject", "mask"]
 Metric: TypeAlias = Literal["iou", "giou", "diou", "ciou", "eiou"]
@@ -35,6 +35,9 @@ Names: TypeAlias = dict[str, str]
 NO_NAMES: Names = {}
 
 Slice: TypeAlias = "slice[int, int, None]"
+
+_COLUMNS = {"cxcywha_degrees": 5, "cxcywha_radians": 5, "quad": 8}
+"""Numbers of a box, where they are not 4."""
 
 _BOX_FORMATS = enum_choices(array_pb2.BoxFormat.DESCRIPTOR)
 _REDUCTIONS = enum_choices(loss_service_pb2.Reduction.DESCRIPTOR)
@@ -55,6 +58,9 @@ class Options:
     weights: ArrayLike | None = None
     reduction: Reduction = "none"
     invalid: Invalid = "reject"
+    similarity: bool = False
+    image_size: tuple[float, float] | None = None
+    running_mean: float | None = None
 
 
 class EvaluationExchange:
@@ -76,7 +82,9 @@ class EvaluationExchange:
     ) -> None:
         self._losses = tuple(losses)
         self._options = options
-        prediction_array, target_array = boxes_of(predictions, "predictions"), boxes_of(targets, "targets")
+        self._columns = _COLUMNS.get(options.box_format, 4)
+        prediction_array = boxes_of(predictions, "predictions", self._columns)
+        target_array = boxes_of(targets, "targets", self._columns)
         dtype = np.result_type(prediction_array, target_array)
         self._predictions = prediction_array.astype(dtype, copy=False)
         self._targets = target_array.astype(dtype, copy=False)
@@ -92,8 +100,11 @@ class EvaluationExchange:
             prediction_gradients=options.gradients,
             target_gradients=options.target_gradients,
             iou=True,
+            similarities=options.similarity,
+            image_size=_image_size(options.image_size),
+            running_mean=options.running_mean,
         )
-        pair_bytes = (8 + (self._weights is not None)) * dtype.itemsize
+        pair_bytes = (2 * self._columns + (self._weights is not None)) * dtype.itemsize
         room = server.message_bytes - self._template.ByteSize() - _FRAMING_BYTES
         step = max(min(room // pair_bytes, server.request_pairs // len(self._losses)), 1)
         self._slices = [slice(start, start + step) for start in range(0, max(self._count, 1), step)]
@@ -120,22 +131,36 @@ class EvaluationExchange:
         for part, response in zip(self._slices, responses, strict=True):
             valid[part.start + np.asarray(response.masked_rows, np.int64)] = False
         iou = _joined([from_message(r.iou, r.dtype, (n,)) for r, n in zip(responses, counts, strict=True)])
+
+        def count_valid(part: Slice) -> int:
+            return int(np.count_nonzero(valid[part]))
+
         executions = tuple(_execution(response.execution) for response in responses)
         results = []
         for index, loss in enumerate(self._losses):
             parts = [(r.results[index], r.dtype, n) for r, n in zip(responses, counts, strict=True)]
             value, gradient, target_gradient = self._reduce(
                 [from_message(part.loss, dtype, self._value_shape(n)) for part, dtype, n in parts],
-                [from_message(part.prediction_gradient, dtype, (n, 4)) for part, dtype, n in parts]
+                [from_message(part.prediction_gradient, dtype, (n, self._columns)) for part, dtype, n in parts]
                 if self._options.gradients
                 else None,
-                [from_message(part.target_gradient, dtype, (n, 4)) for part, dtype, n in parts]
+                [from_message(part.target_gradient, dtype, (n, self._columns)) for part, dtype, n in parts]
                 if self._options.target_gradients
                 else None,
                 int(np.count_nonzero(valid)),
             )
-            results.append(LossResult(loss, value, gradient, target_gradient, iou, valid, executions))
+            mean = self._running_mean([part for part, _, _ in parts], [count_valid(part) for part in self._slices])
+            results.append(LossResult(loss, value, gradient, target_gradient, iou, valid, mean, executions))
         return results
+
+    @staticmethod
+    def _running_mean(parts: Sequence[loss_service_pb2.LossResult], counts: Sequence[int]) -> float | None:
+        """The parts' means hold shares of their own pairs: together, they hold shares by number."""
+        if not parts[0].HasField("running_mean"):
+            return None
+        if not any(counts):
+            return parts[0].running_mean
+        return float(np.average([part.running_mean for part in parts], weights=counts))
 
     def _reduce(
         self, values: list[Array], gradients: list[Array] | None, target_gradients: list[Array] | None, valid: int
@@ -181,22 +206,38 @@ class MatrixExchange:
         self,
         rows: Boxes,
         columns: Boxes,
-        metric: Metric,
+        metric: Metric | Loss,
         box_format: BoxFormat,
         invalid: Invalid,
+        crowd: ArrayLike | None,
+        image_size: tuple[float, float] | None,
         server: ServerInfo,
     ) -> None:
-        row_array, column_array = boxes_of(rows, "a"), boxes_of(columns, "b")
+        numbers = _COLUMNS.get(box_format, 4)
+        row_array, column_array = boxes_of(rows, "a", numbers), boxes_of(columns, "b", numbers)
         dtype = np.result_type(row_array, column_array)
         self._rows, self._columns = row_array.astype(dtype, copy=False), column_array.astype(dtype, copy=False)
+        self._crowd = None if crowd is None else np.asarray(crowd, bool)
+        if self._crowd is not None and self._crowd.shape != (len(self._columns),):
+            raise InvalidInputError(
+                [
+                    Violation(
+                        "crowd", f"has shape {self._crowd.shape} for {len(self._columns)} boxes in b; give one each"
+                    )
+                ]
+            )
         self._template = loss_service_pb2.PairwiseIouRequest(
-            metric=_number(_METRICS, metric, "metric"),  # type: ignore[arg-type]
             dtype=DTYPES[dtype],
             box_format=_number(_BOX_FORMATS, box_format, "box_format"),  # type: ignore[arg-type]
             invalid_boxes=_number(_INVALID, invalid, "invalid"),  # type: ignore[arg-type]
+            image_size=_image_size(image_size),
         )
+        if isinstance(metric, Loss):
+            self._template.similarity.CopyFrom(loss_to_message(metric))
+        else:
+            self._template.metric = _number(_METRICS, metric, "metric")  # type: ignore[assignment]
         room = server.message_bytes - self._template.ByteSize() - _FRAMING_BYTES
-        box_bytes = 4 * dtype.itemsize
+        box_bytes = numbers * dtype.itemsize + 1  # A crowd's mark takes a byte.
         # A tile's two edges may take half of a message each.
         width = max(min(len(self._columns), room // (2 * box_bytes), server.request_pairs), 1)
         height = max(min(room // (2 * box_bytes), server.request_pairs // width), 1)
@@ -216,6 +257,8 @@ class MatrixExchange:
                 request.CopyFrom(self._template)
                 request.a.CopyFrom(to_message(self._rows[vertical]))
                 request.b.CopyFrom(to_message(self._columns[horizontal]))
+                if self._crowd is not None:
+                    request.crowd.extend(self._crowd[horizontal].tolist())
                 whole = len(self._tiles) == len(band) == 1
                 yield request, {} if whole else {"a": _part("a", vertical), "b": _part("b", horizontal)}
 
@@ -305,6 +348,10 @@ def server_info(response: loss_service_pb2.ListLossesResponse) -> ServerInfo:
                 paper=loss.paper,
                 parameters=tuple(_parameter_info(parameter) for parameter in loss.parameters),
                 needs=tuple(loss.needs),
+                blind_spots=loss.blind_spots,
+                aliases=loss.aliases,
+                axis_aligned=loss.axis_aligned,
+                oriented=loss.oriented,
             )
             for loss in response.losses
         ),
@@ -325,6 +372,10 @@ def _parameter_info(parameter: Any) -> ParameterInfo:
         maximum_excluded=bounds.maximum_excluded,
         choices=tuple(parameter.choices),
     )
+
+
+def _image_size(size: tuple[float, float] | None) -> loss_service_pb2.ImageSize | None:
+    return None if size is None else loss_service_pb2.ImageSize(width=size[0], height=size[1])
 
 
 def _number(choices: dict[str, int], word: str, field: str) -> int:

@@ -32,15 +32,17 @@ class LossResult:
     spec: Loss
     """What was computed."""
     loss: Array
-    """Weighted losses, shape (N,), NaN where not valid; with a reduction, of shape ()."""
+    """Weighted losses (or similarities), shape (N,), NaN where not valid; with a reduction, of shape ()."""
     gradient: Array | None
-    """Gradient of each pair's own weighted and reduced loss with respect to its prediction, shape (N, 4)."""
+    """Gradient of each pair's own weighted and reduced loss with respect to its prediction, of the boxes' shape."""
     target_gradient: Array | None
     """Likewise with respect to its target."""
     iou: Array
     """IoU of each pair, shape (N,), never weighted."""
     valid: NDArray[np.bool_]
     """Which pairs have valid boxes, shape (N,); all, unless invalid="mask"."""
+    running_mean: float | None
+    """For the next call, where the loss needs one."""
     executions: tuple[Execution, ...]
     """How the server served it: one for each message that the input was split into."""
 
@@ -71,7 +73,15 @@ class LossInfo:
     paper: str
     parameters: tuple[ParameterInfo, ...]
     needs: tuple[str, ...]
-    """Fields of a request, besides the boxes, without which it cannot be computed."""
+    """Keywords of a call that it can need."""
+    blind_spots: str
+    """Pairs on which it has no gradient, or which it ranks wrongly."""
+    aliases: str
+    """What other libraries call it."""
+    axis_aligned: bool
+    """Whether it is defined for axis-aligned boxes; of a modifier, over some base."""
+    oriented: bool
+    """Whether it is defined for oriented boxes, likewise."""
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,12 @@ def evaluate(
         BoxFormat | None,
         typer.Option(help="Of the boxes; COCO's are always xywh.", show_default="xyxy"),
     ] = None,
+    image_size: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="WIDTH HEIGHT", help="Of the image; mpdiou needs it.")
+    ] = None,
+    running_mean: Annotated[
+        float | None, typer.Option(help="Of 1 - IoU over past pairs; wiou needs it for versions 2 and 3.")
+    ] = None,
     gradients: Annotated[
         bool, typer.Option("--gradients/--no-gradients", help="Add the gradients with respect to the predictions.")
     ] = False,
@@ -163,6 +169,8 @@ def evaluate(
             asked,
             gradients=gradients,
             box_format=first.box_format,
+            image_size=image_size,
+            running_mean=running_mean,
             track=_track,
         )
     table = assemble(first, second, matching, scores)

@@ -19,12 +19,15 @@ from boxloss.arrays import Array
 from boxloss.cli.faults import fault
 from boxloss.exchange import BoxFormat
 
-_NAMES: dict[BoxFormat, tuple[tuple[str, ...], ...]] = {
+NAMES: dict[BoxFormat, tuple[tuple[str, ...], ...]] = {
     "xyxy": (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")),
     "xywh": (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height")),
     "cxcywh": (("cx", "cy", "w", "h"), ("cx", "cy", "width", "height")),
+    "cxcywha_degrees": (("cx", "cy", "w", "h", "angle"), ("cx", "cy", "width", "height", "angle")),
+    "cxcywha_radians": (("cx", "cy", "w", "h", "angle"), ("cx", "cy", "width", "height", "angle")),
+    "quad": (("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4"),),
 }
-"""What the four numbers of a box are called, in a CSV header or in JSON."""
+"""What the numbers of a box are called, in a CSV header or in JSON."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class BoxFile:
 
     Attributes:
         path: of the file.
-        boxes: of shape (N, 4).
+        boxes: of shape (N, 4), (N, 5) or (N, 8), as the format says.
         box_format: of the boxes.
         place: says where in the file a row is, for example "line 3".
         coco: for COCO files only.
@@ -90,12 +93,13 @@ def _read_csv(path: Path, box_format: BoxFormat | None) -> BoxFile:
     if not number:
         raise fault(path, "is empty")
     columns = [cell.strip().lower() for cell in next(csv.reader([line]))]
-    names = _NAMES[box_format][0]
+    names = NAMES[box_format][0]
     if has_header := not all(map(_is_number, columns)):
         names = _names_among(columns, box_format, path)
-    elif len(columns) != 4:
+    elif len(columns) != len(names):
         raise fault(
-            path, f"has {len(columns)} columns; give 4, or a first line that names {', '.join(names)} among them"
+            path,
+            f"has {len(columns)} columns; give {len(names)}, or a first line that names {', '.join(names)} among them",
         )
     above = number if has_header else 0
     try:
@@ -134,10 +138,10 @@ def _is_number(cell: str) -> bool:
 
 def _names_among(columns: Sequence[str], box_format: BoxFormat, place: object) -> tuple[str, ...]:
     """Those of the columns that make a box."""
-    fitting = {form: names for form, spellings in _NAMES.items() for names in spellings if set(names) <= set(columns)}
+    fitting = {form: names for form, spellings in NAMES.items() for names in spellings if set(names) <= set(columns)}
     if box_format not in fitting:
         hint = f", or --box-format {next(iter(fitting))}" if fitting else ""
-        spellings = " or ".join(", ".join(names) for names in _NAMES[box_format])
+        spellings = " or ".join(", ".join(names) for names in NAMES[box_format])
         raise fault(place, f"names {', '.join(columns)}; {box_format} boxes need {spellings}{hint}")
     return fitting[box_format]
 
@@ -148,9 +152,11 @@ def _read_npy(path: Path, box_format: BoxFormat | None) -> BoxFile:
             boxes = np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         raise fault(path, f"cannot be read as a numpy array: {error}") from None
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
-        raise fault(path, f"holds {boxes.dtype} of shape {boxes.shape}; give numbers of shape (N, 4)")
-    return BoxFile(path, boxes, box_format or "xyxy", _row)
+    box_format = box_format or "xyxy"
+    numbers = len(NAMES[box_format][0])
+    if boxes.ndim != 2 or boxes.shape[1] != numbers or boxes.dtype.kind not in "iuf":
+        raise fault(path, f"holds {boxes.dtype} of shape {boxes.shape}; give numbers of shape (N, {numbers})")
+    return BoxFile(path, boxes, box_format, _row)
 
 
 def _read_json(path: Path, box_format: BoxFormat | None) -> BoxFile:
@@ -165,7 +171,8 @@ def _read_json(path: Path, box_format: BoxFormat | None) -> BoxFile:
             return _coco(path, content, _row, box_format)
         case list():
             box_format = box_format or "xyxy"
-            boxes = _array(path, [_box(item, box_format, f"{path}: {_row(row)}") for row, item in enumerate(content)])
+            rows = [_box(item, box_format, f"{path}: {_row(row)}") for row, item in enumerate(content)]
+            boxes = _array(path, rows, len(NAMES[box_format][0]))
             return BoxFile(path, boxes, box_format, _row)
     keys = f"an object with {', '.join(content) or 'nothing'}" if isinstance(content, dict) else type(content).__name__
     raise fault(path, f"holds {keys}; give a list of boxes, a COCO results list or a COCO dataset with `annotations`")
@@ -180,7 +187,7 @@ def _coco(path: Path, items: list[Any], place: Callable[[int], str], box_format:
         for key in ("image_id", "category_id", "bbox"):
             if not isinstance(item, dict) or key not in item:
                 raise fault(where, f"has no {key}; COCO needs one")
-        boxes.append(_numbers(item["bbox"], where))
+        boxes.append(_numbers(item["bbox"], 4, where))
         keys.append(
             [
                 _whole(item.get(key, default), key, where)
@@ -193,19 +200,19 @@ def _coco(path: Path, items: list[Any], place: Callable[[int], str], box_format:
     scores = np.array([item.get("score") for item in items], np.float64)
     image_ids, category_ids, ids, crowd = np.array(keys, np.int64).reshape(-1, 4).T
     coco = Coco(image_ids, category_ids, ids, scores, crowd.astype(bool))
-    return BoxFile(path, _array(path, boxes), "xywh", place, coco)
+    return BoxFile(path, _array(path, boxes, 4), "xywh", place, coco)
 
 
 def _box(item: Any, box_format: BoxFormat, where: str) -> list[float]:
     """A row of numbers, or an object that names them."""
     if isinstance(item, dict):
         item = [item[name] for name in _names_among(list(item), box_format, where)]
-    return _numbers(item, where)
+    return _numbers(item, len(NAMES[box_format][0]), where)
 
 
-def _numbers(value: Any, where: str) -> list[float]:
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_plain, value)):
-        raise fault(where, f"{value!r:.60} is no box; give 4 numbers")
+def _numbers(value: Any, count: int, where: str) -> list[float]:
+    if not isinstance(value, list) or len(value) != count or not all(map(_plain, value)):
+        raise fault(where, f"{value!r:.60} is no box; give {count} numbers")
     return value
 
 
@@ -219,9 +226,9 @@ def _plain(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _array(path: Path, rows: list[list[float]]) -> Array:
+def _array(path: Path, rows: list[list[float]], columns: int) -> Array:
     try:
-        return np.array(rows, np.float64).reshape(-1, 4)
+        return np.array(rows, np.float64).reshape(-1, columns)
     except OverflowError:
         raise fault(path, "holds a whole number too large for a float") from None
 

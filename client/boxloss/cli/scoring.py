@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from boxloss.arrays import Array
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import Track, untracked
-from boxloss.cli.readers import BoxFile
+from boxloss.cli.readers import NAMES, BoxFile
 from boxloss.client import Client
 from boxloss.exchange import BoxFormat
 from boxloss.losses import IoU, Loss
@@ -19,12 +19,6 @@ from boxloss.losses import IoU, Loss
 _PART = 2**16
 _NAMED = 3
 """Invalid boxes that a message names."""
-
-_COORDINATES: dict[BoxFormat, tuple[str, ...]] = {
-    "xyxy": ("x1", "y1", "x2", "y2"),
-    "xywh": ("x", "y", "w", "h"),
-    "cxcywh": ("cx", "cy", "w", "h"),
-}
 
 
 def valid_rows(client: Client, file: BoxFile, *, mask: bool = False, track: Track = untracked) -> NDArray[np.bool_]:
@@ -58,17 +52,21 @@ def score(
     *,
     gradients: bool = False,
     box_format: BoxFormat = "xyxy",
+    image_size: tuple[float, float] | None = None,
+    running_mean: float | None = None,
     track: Track = untracked,
 ) -> dict[str, Array]:
     """Evaluates losses over pairs of valid boxes.
 
     Args:
         client: evaluates.
-        predictions: boxes of shape (N, 4).
+        predictions: boxes of shape (N, 4), or as the format says.
         targets: likewise.
         losses: each with its name.
         gradients: whether there are columns for the gradients with respect to the predictions.
         box_format: of the boxes and gradients.
+        image_size: width and height of the image, for losses that need it.
+        running_mean: of 1 - IoU, for losses that need it.
         track: shows the progress.
 
     Returns:
@@ -80,13 +78,19 @@ def score(
     parts: list[dict[str, Array]] = []
     for part in track(_parts(len(predictions)), "scoring pairs"):
         results = client.compare(
-            predictions[part], targets[part], list(losses.values()), gradients=gradients, box_format=box_format
+            predictions[part],
+            targets[part],
+            list(losses.values()),
+            gradients=gradients,
+            box_format=box_format,
+            image_size=image_size,
+            running_mean=running_mean,
         )
         columns = {"iou": results[0].iou}
         for name, result in zip(losses, results, strict=True):
             columns[f"loss_{name}"] = result.loss
             if result.gradient is not None:
-                for coordinate, gradient in zip(_COORDINATES[box_format], result.gradient.T, strict=True):
+                for coordinate, gradient in zip(NAMES[box_format][0], result.gradient.T, strict=True):
                     columns[f"gradient_{name}_{coordinate}"] = gradient
         parts.append(columns)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxloss.losses import CATALOGUE, AlphaIoU, GIoU, IoU, Loss
-from boxloss_server.engine.formats import gradient_rows, write_corners
-from boxloss_server.engine.pairs import Array, Evaluation, Grid, Matrix, Pairs, Score, Scores
-from boxloss_server.losses import Geometry, evaluate, similarity
+from boxloss.losses import AlphaIoU, CIoU, EIoU, GIoU, IoU, Loss, SmoothL1, WIoU
+from boxloss_server.engine.formats import COLUMNS, gradient_rows, polygon_corners, write_planes
+from boxloss_server.engine.pairs import Array, Evaluation, Grid, Layout, Matrix, Pairs, Score, Scores
+from boxloss_server.losses import Geometry, OrientedGeometry, evaluate, ratio, similarity
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -61,49 +62,76 @@ class Engine:
 
     def matrix(self, work: Matrix, grid: Grid) -> Array:
         """Computes the metric between all rows and all columns of one request, shape (N, M)."""
-        rows = torch.empty((4, len(grid.rows)), dtype=_DTYPES[work.precision])
-        columns = torch.empty((4, len(grid.columns)), dtype=_DTYPES[work.precision])
-        write_corners(rows.numpy(), grid.rows, grid.box_format, grid.masked_rows)
-        write_corners(columns.numpy(), grid.columns, grid.box_format, grid.masked_columns)
+        columns = COLUMNS[grid.box_format]
+        planes = [
+            torch.empty((columns, len(boxes)), dtype=_DTYPES[work.precision]) for boxes in (grid.rows, grid.columns)
+        ]
+        write_planes(planes[0].numpy(), grid.rows, grid.box_format, grid.masked_rows)
+        write_planes(planes[1].numpy(), grid.columns, grid.box_format, grid.masked_columns)
         with torch.no_grad():
-            geometry = Geometry(rows.to(self.device)[:, :, None], columns.to(self.device)[:, None, :])
-            matrix: Array = similarity(geometry, work.metric).cpu().numpy()
+            geometry = _geometry(
+                work.layout,
+                planes[0].to(self.device)[:, :, None],
+                planes[1].to(self.device)[:, None, :],
+                grid.squared_image_diagonal,
+            )
+            metric = similarity(geometry, work.metric)
+            if grid.crowd is not None:
+                crowd = torch.from_numpy(grid.crowd).to(self.device)
+                metric = torch.where(crowd, ratio(geometry.intersection, geometry.area.expand(metric.shape)), metric)
+            matrix: Array = metric.cpu().numpy()
         matrix[grid.masked_rows] = np.nan
         matrix[:, grid.masked_columns] = np.nan
         return matrix
 
     def warm_up(self) -> None:
-        """Evaluates every loss once, so that the first request does not pay for what torch sets up lazily."""
+        """Evaluates a few losses once, so that the first request does not pay for what torch sets up lazily."""
         boxes = np.array([[0.0, 0.0, 2.0, 2.0]])
-        losses: list[Loss] = [AlphaIoU(GIoU()) if loss is AlphaIoU else loss() for loss in CATALOGUE.values()]
         none = np.empty(0, np.int64)
         for precision in ("float32", "float64"):
-            work = Evaluation(tuple(losses), precision, prediction_gradients=True, target_gradients=True)
+            losses = (SmoothL1(), CIoU(), EIoU(), AlphaIoU(GIoU()))
+            work = Evaluation(losses, "corners", precision, prediction_gradients=True, target_gradients=True)
             self.evaluate(work, [Pairs(boxes, boxes + 1, "xyxy", none, None, "none")])
-            self.matrix(Matrix(IoU(), precision), Grid(boxes, boxes, "xyxy", none, none))
+            self.matrix(Matrix(IoU(), "corners", precision), Grid(boxes, boxes, "xyxy", none, none))
 
     def _stage(self, work: Evaluation, requests: Sequence[Pairs], ends: Array) -> Tensor:
-        """The batch on the device: four planes of predictions, four of targets and one of scales, shape (9, N)."""
+        """The batch on the device, shape (2 K + 1 + needs, N).
+
+        K planes of predictions, K of targets, one of scales, and one for each thing that the losses need.
+        """
         count = int(ends[-1])
         size = -(-count // _VECTOR) * _VECTOR
-        staging = torch.empty((9, size), dtype=_DTYPES[work.precision], pin_memory=self.device.type == "cuda")
+        columns = COLUMNS[requests[0].box_format]
+        staging = torch.empty(
+            (2 * columns + 1 + len(work.needs), size),
+            dtype=_DTYPES[work.precision],
+            pin_memory=self.device.type == "cuda",
+        )
         planes = staging.numpy()
         planes[:, count:] = 0
         for request, end in zip(requests, ends, strict=True):
             place = planes[:, end - len(request) : end]
-            write_corners(place[:4], request.predictions, request.box_format, request.masked)
-            write_corners(place[4:8], request.targets, request.box_format, request.masked)
-            _write_scale(place[8], request)
+            write_planes(place[:columns], request.predictions, request.box_format, request.masked)
+            write_planes(place[columns : 2 * columns], request.targets, request.box_format, request.masked)
+            _write_scale(place[2 * columns], request)
+            for plane, need in zip(place[2 * columns + 1 :], sorted(work.needs), strict=True):
+                plane[:] = request.squared_image_diagonal if need == "image_size" else request.running_mean
         return staging.to(self.device, non_blocking=True)
 
     def _compute(self, work: Evaluation, batch: Tensor) -> Array:
-        """Planes of shape (K, N): the IoU, then for each loss its value and the gradients asked for."""
-        prediction = batch[:4].requires_grad_(work.prediction_gradients)
-        target = batch[4:8].requires_grad_(work.target_gradients)
+        """Planes: the IoU, then for each loss its value and the gradients asked for."""
+        needs = dict(zip(sorted(work.needs), batch[len(batch) - len(work.needs) :], strict=True))
+        columns = (len(batch) - len(needs)) // 2
+        prediction = batch[:columns].requires_grad_(work.prediction_gradients)
+        target = batch[columns : 2 * columns].requires_grad_(work.target_gradients)
+        scale = batch[2 * columns]
         inputs = [box for box in (prediction, target) if box.requires_grad]
+        compute = similarity if work.similarities else evaluate
         with torch.set_grad_enabled(bool(inputs)):
-            geometry = Geometry(prediction, target)
-            values = [evaluate(geometry, loss) * batch[8] for loss in work.losses]
+            geometry = _geometry(
+                work.layout, prediction, target, needs.get("image_size", math.nan), needs.get("running_mean", math.nan)
+            )
+            values = [compute(geometry, loss) * scale for loss in work.losses]
             planes = [geometry.iou[None]]
             for value in values:
                 planes.append(value[None])
@@ -111,6 +139,18 @@ class Engine:
                     planes.extend(torch.autograd.grad(value.sum(), inputs, retain_graph=True))
         output: Array = torch.cat([plane.detach() for plane in planes]).cpu().numpy()
         return output
+
+
+def _geometry(
+    layout: Layout,
+    prediction: Tensor,
+    target: Tensor,
+    squared_image_diagonal: Tensor | float = math.nan,
+    running_mean: Tensor | float = math.nan,
+) -> Geometry | OrientedGeometry:
+    if layout == "corners":
+        return Geometry(prediction, target, squared_image_diagonal, running_mean)
+    return OrientedGeometry(polygon_corners(prediction, layout), polygon_corners(target, layout))
 
 
 def _write_scale(scale: Array, request: Pairs) -> None:
@@ -125,20 +165,35 @@ def _scores(work: Evaluation, request: Pairs, planes: Array) -> Scores:
     """One request's slice of the batch as its answer."""
     iou = planes[0].copy()
     iou[request.masked] = np.nan
+    columns = COLUMNS[request.box_format]
     scores = []
-    for block in np.split(planes[1:], len(work.losses)):
-        value, corners = block[0], block[1:]
+    for loss, block in zip(work.losses, np.split(planes[1:], len(work.losses)), strict=True):
+        value, gradient_planes = block[0], block[1:]
         if request.reduction == "none":
-            loss = value.copy()
-            loss[request.masked] = np.nan
+            value = value.copy()
+            value[request.masked] = np.nan
         else:
-            loss = np.asarray(value.sum(dtype=np.float64), value.dtype)
-        gradients = [gradient_rows(corners[i : i + 4], request.box_format) for i in range(0, len(corners), 4)]
+            value = np.asarray(value.sum(dtype=np.float64), value.dtype)
+        gradients = [
+            gradient_rows(gradient_planes[i : i + columns], request.box_format)
+            for i in range(0, len(gradient_planes), columns)
+        ]
         scores.append(
             Score(
-                loss,
+                value,
                 prediction_gradient=gradients.pop(0) if work.prediction_gradients else None,
                 target_gradient=gradients.pop(0) if work.target_gradients else None,
+                running_mean=_next_running_mean(loss, request, iou),
             )
         )
     return Scores(scores, iou)
+
+
+def _next_running_mean(loss: Loss, request: Pairs, iou: Array) -> float | None:
+    """The running mean with a share of this request's, where the loss needs one."""
+    if not (isinstance(loss, WIoU) and loss.needed):
+        return None
+    if len(request.masked) == len(request):
+        return request.running_mean
+    mean = 1 - float(np.nanmean(iou, dtype=np.float64))
+    return request.running_mean + loss.momentum * (mean - request.running_mean)

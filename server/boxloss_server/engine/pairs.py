@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boxloss.losses import Loss, PenaltyLoss
+from boxloss.losses import Loss
 
 Precision = Literal["float32", "float64"]
-BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+BoxFormat = Literal["xyxy", "xywh", "cxcywh", "cxcywha_degrees", "cxcywha_radians", "quad"]
+Layout = Literal["corners", "cxcywha_degrees", "cxcywha_radians", "quad"]
+"""What is computed on: axis-aligned boxes become corners, oriented ones stay as they are."""
 Reduction = Literal["none", "mean", "sum"]
 Array = NDArray[np.floating]
 Rows = NDArray[np.int64]
@@ -22,22 +25,30 @@ class Evaluation:
     """What is computed for pairs of boxes; requests with equal evaluations share a batch."""
 
     losses: tuple[Loss, ...]
+    layout: Layout
     precision: Precision
     prediction_gradients: bool
     target_gradients: bool
+    similarities: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the losses need besides the boxes: "image_size", "running_mean"."""
+        return frozenset(need for loss in self.losses for need in loss.needed)
 
 
 @dataclass(frozen=True)
 class Matrix:
     """What is computed between two sets of boxes."""
 
-    metric: PenaltyLoss
+    metric: Loss
+    layout: Layout
     precision: Precision
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The boxes of one request: rows of four finite numbers in `box_format`.
+    """The boxes of one request: rows of finite numbers in `box_format`.
 
     Rows named in `masked` may hold anything; they never reach the computation.
     """
@@ -48,6 +59,8 @@ class Pairs:
     masked: Rows
     weights: Array | None
     reduction: Reduction
+    squared_image_diagonal: float = math.nan
+    running_mean: float = math.nan
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -62,15 +75,20 @@ class Grid:
     box_format: BoxFormat
     masked_rows: Rows
     masked_columns: Rows
+    crowd: NDArray[np.bool_] | None = None
+    """Columns whose metric is the intersection over the area of the row's box."""
+    squared_image_diagonal: float = math.nan
 
 
 @dataclass(frozen=True)
 class Score:
-    """One loss over one request's pairs: (N,) or, reduced, (); gradients (N, 4) in the request's format."""
+    """One loss over one request's pairs: (N,) or, reduced, (); gradients in the shape and format of the boxes."""
 
     loss: Array
     prediction_gradient: Array | None
     target_gradient: Array | None
+    running_mean: float | None
+    """For the next request, where the loss needs one."""
 
 
 @dataclass(frozen=True)

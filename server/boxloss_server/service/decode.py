@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -12,15 +13,16 @@ from google.protobuf.descriptor import EnumDescriptor
 from numpy.typing import NDArray
 
 from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedError, Violation
-from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss, PenaltyLoss
+from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
-from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs
+from boxloss_server.engine import COLUMNS, Evaluation, Grid, Matrix, Pairs, layout_of
+from boxloss_server.engine.pairs import BoxFormat
 
 Array = NDArray[np.floating]
 Rows = NDArray[np.int64]
 
-MAX_LOSSES = 32
+MAX_LOSSES = 64
 
 
 def _words(enum: EnumDescriptor, unspecified: str) -> dict[int, str]:
@@ -34,14 +36,18 @@ _REDUCTIONS = _words(loss_service_pb2.Reduction.DESCRIPTOR, "none")
 _INVALID_BOXES = _words(loss_service_pb2.InvalidBoxes.DESCRIPTOR, "reject")
 _METRIC_NAMES = _words(loss_service_pb2.IouMetric.DESCRIPTOR, "iou")
 
-_METRICS: dict[str, PenaltyLoss] = {loss.name: loss for loss in (IoU(), GIoU(), DIoU(), CIoU(), EIoU())}
+_METRICS: dict[str, Loss] = {loss.name: loss for loss in (IoU(), GIoU(), DIoU(), CIoU(), EIoU())}
 """The losses behind the metrics of PairwiseIou."""
 
 _LARGEST = {"float32": 1e15, "float64": 1e150}
 """Coordinates beyond these would let an area overflow."""
 
+_SMALLEST_MEAN = 1e-6
 _ROWS_NAMED = 5
 _NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+_AskedAboutBoxes = TypeVar("_AskedAboutBoxes", loss_service_pb2.EvaluateRequest, loss_service_pb2.PairwiseIouRequest)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,15 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     reduction: Any = _word(_REDUCTIONS, request.reduction, "reduction")
     losses = _losses(request)
     faults: list[Violation] = []
-    predictions = _boxes(request.predictions, "predictions", dtype, faults)
-    targets = _boxes(request.targets, "targets", dtype, faults)
+    for index, loss in enumerate(losses):
+        field = f"losses[{index}].{loss.name}"
+        _check_boxes(loss, field, box_format, faults)
+        if request.similarities and not loss.has_similarity:
+            faults.append(Violation(field, "has no similarity; ask for the loss, or for a loss with an IoU"))
+    diagonal = _squared_image_diagonal(request, losses, faults)
+    running_mean = _running_mean(request, losses, faults)
+    predictions = _boxes(request.predictions, "predictions", dtype, box_format, faults)
+    targets = _boxes(request.targets, "targets", dtype, box_format, faults)
     weights = _weights(request, dtype, faults)
     if faults:
         raise InvalidInputError(faults)
@@ -84,11 +97,18 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     invalid_targets = _invalid_rows(request, targets, "targets", box_format, faults)
     if faults:
         raise InvalidInputError(faults)
-    work = Evaluation(losses, _precision(predictions), request.prediction_gradients, request.target_gradients)
+    work = Evaluation(
+        losses,
+        layout_of(box_format),
+        _precision(predictions),
+        request.prediction_gradients,
+        request.target_gradients,
+        request.similarities,
+    )
     masked = _NO_ROWS
     if len(invalid_predictions) or len(invalid_targets):
         masked = np.union1d(invalid_predictions, invalid_targets)
-    return work, Pairs(predictions, targets, box_format, masked, weights, reduction)
+    return work, Pairs(predictions, targets, box_format, masked, weights, reduction, diagonal, running_mean)
 
 
 def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) -> tuple[Matrix, Grid]:
@@ -98,16 +118,36 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
     box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
     metric = _METRICS[_word(_METRIC_NAMES, request.metric, "metric")]
     faults: list[Violation] = []
-    rows = _boxes(request.a, "a", dtype, faults)
-    columns = _boxes(request.b, "b", dtype, faults)
+    if request.HasField("similarity"):
+        if request.metric:
+            faults.append(Violation("metric", "is set beside similarity; set one of them"))
+        metric = _loss_of(request.similarity, "similarity")
+        if not metric.has_similarity:
+            faults.append(Violation(f"similarity.{metric.name}", "has no similarity; take a loss with an IoU"))
+    _check_boxes(metric, "similarity" if request.HasField("similarity") else "metric", box_format, faults)
+    if "running_mean" in metric.needed:
+        faults.append(Violation("similarity", "needs a running mean, which matrices do not take"))
+    diagonal = _squared_image_diagonal(request, (metric,), faults)
+    rows = _boxes(request.a, "a", dtype, box_format, faults)
+    columns = _boxes(request.b, "b", dtype, box_format, faults)
+    crowd = np.array(request.crowd, bool) if request.crowd else None
+    if crowd is not None and metric != IoU():
+        faults.append(Violation("crowd", "goes with the plain IoU only; leave it out, or take that metric"))
     if faults:
         raise InvalidInputError(faults)
+    if crowd is not None and len(crowd) != len(columns):
+        raise InvalidInputError(
+            [Violation("crowd", f"has {len(crowd)} values for {len(columns)} boxes in b; send one for each, or none")]
+        )
     _check_size("a", len(rows) * len(columns), limits)
     masked_rows = _invalid_rows(request, rows, "a", box_format, faults)
     masked_columns = _invalid_rows(request, columns, "b", box_format, faults)
     if faults:
         raise InvalidInputError(faults)
-    return Matrix(metric, _precision(rows)), Grid(rows, columns, box_format, masked_rows, masked_columns)
+    return (
+        Matrix(metric, layout_of(box_format), _precision(rows)),
+        Grid(rows, columns, box_format, masked_rows, masked_columns, crowd, diagonal),
+    )
 
 
 def _word(words: dict[int, str], number: int, field: str) -> str:
@@ -122,13 +162,14 @@ def _losses(request: loss_service_pb2.EvaluateRequest) -> tuple[Loss, ...]:
         raise InvalidInputError(
             [Violation("losses", f"has {len(request.losses)} losses; ask for 1 to {MAX_LOSSES} in a request")]
         )
-    losses = []
-    for index, message in enumerate(request.losses):
-        try:
-            losses.append(_loss(message.SerializeToString()))
-        except (InvalidInputError, UnsupportedError) as error:
-            raise error.within(f"losses[{index}]") from None
-    return tuple(losses)
+    return tuple(_loss_of(message, f"losses[{index}]") for index, message in enumerate(request.losses))
+
+
+def _loss_of(message: loss_pb2.Loss, field: str) -> Loss:
+    try:
+        return _loss(message.SerializeToString())
+    except (InvalidInputError, UnsupportedError) as error:
+        raise error.within(field) from None
 
 
 @lru_cache(maxsize=1024)
@@ -137,13 +178,59 @@ def _loss(message: bytes) -> Loss:
     return loss_from_message(loss_pb2.Loss.FromString(message))
 
 
-def _boxes(message: array_pb2.Array, field: str, dtype: str, faults: list[Violation]) -> Array:
-    """An array of shape (N, 4); of shape (0, 4) where the field is at fault."""
-    flat = _numbers(message, field, dtype, faults)
-    if len(flat) % 4:
-        faults.append(Violation(field, f"has {len(flat)} numbers, which is no multiple of 4; send 4 for each box"))
+def _check_boxes(loss: Loss, field: str, box_format: BoxFormat, faults: list[Violation]) -> None:
+    """Notes a loss that is not defined for the format's kind of boxes."""
+    oriented = layout_of(box_format) != "corners"
+    if not (loss.oriented if oriented else loss.axis_aligned):
+        kinds = ("oriented", "axis-aligned") if oriented else ("axis-aligned", "oriented")
+        faults.append(
+            Violation(
+                field, f"is not defined for {kinds[0]} boxes ({box_format}); take {kinds[1]} ones, or another loss"
+            )
+        )
+
+
+def _squared_image_diagonal(request: _AskedAboutBoxes, losses: Sequence[Loss], faults: list[Violation]) -> float:
+    """NaN where the request has no image size."""
+    if not request.HasField("image_size"):
+        _check_needs("image_size", losses, faults)
+        return math.nan
+    refuse_unknown_fields(request.image_size)
+    sides = request.image_size.width, request.image_size.height
+    if not all(0 < side <= _LARGEST["float32"] for side in sides):
+        faults.append(Violation("image_size", f"is {sides[0]:g} x {sides[1]:g}; width and height must be above 0"))
+    return sides[0] ** 2 + sides[1] ** 2
+
+
+def _running_mean(request: loss_service_pb2.EvaluateRequest, losses: Sequence[Loss], faults: list[Violation]) -> float:
+    """NaN where the request has none."""
+    if not request.HasField("running_mean"):
+        _check_needs("running_mean", losses, faults)
+        return math.nan
+    if not _SMALLEST_MEAN <= request.running_mean <= 1:
+        faults.append(
+            Violation("running_mean", f"is {request.running_mean:g}; a mean of 1 - IoU is above 0 and at most 1")
+        )
+    return request.running_mean
+
+
+def _check_needs(need: str, losses: Sequence[Loss], faults: list[Violation]) -> None:
+    if names := [loss.name for loss in losses if need in loss.needed]:
+        faults.append(Violation(need, f"is not set; {', '.join(names)} needs it"))
+
+
+def _boxes(message: array_pb2.Array, field: str, dtype: str, box_format: BoxFormat, faults: list[Violation]) -> Array:
+    """An array of shape (N, K); of shape (0, K) where the field is at fault."""
+    flat, columns = _numbers(message, field, dtype, faults), COLUMNS[box_format]
+    if len(flat) % columns:
+        faults.append(
+            Violation(
+                field,
+                f"has {len(flat)} numbers, which is no multiple of {columns}; send {columns} for each {box_format} box",
+            )
+        )
         flat = flat[:0]
-    return flat.reshape(-1, 4)
+    return flat.reshape(-1, columns)
 
 
 def _weights(request: loss_service_pb2.EvaluateRequest, dtype: str, faults: list[Violation]) -> Array | None:
@@ -212,31 +299,54 @@ def _check_size(field: str, pairs: int, limits: Limits) -> None:
         )
 
 
-_AskedAboutBoxes = TypeVar("_AskedAboutBoxes", loss_service_pb2.EvaluateRequest, loss_service_pb2.PairwiseIouRequest)
-
-
 def _invalid_rows(
-    request: _AskedAboutBoxes, boxes: Array, field: str, box_format: str, faults: list[Violation]
+    request: _AskedAboutBoxes, boxes: Array, field: str, box_format: BoxFormat, faults: list[Violation]
 ) -> Rows:
     """Rows to mask; where invalid boxes are to be rejected, there are none, and `faults` names the rows instead."""
     mode = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         largest = _LARGEST[boxes.dtype.name]
         unusable = ~(np.abs(boxes) <= largest).all(axis=1)
-        inverted = (boxes[:, 2:] < (boxes[:, :2] if box_format == "xyxy" else 0)).any(axis=1)
-    if not (unusable.any() or inverted.any()):
+        misshapen = _misshapen(boxes, box_format)
+    if not (unusable.any() or misshapen.any()):
         return _NO_ROWS
     if mode == "mask":
-        return np.flatnonzero(unusable | inverted)
-    order = "left <= right and top <= bottom" if box_format == "xyxy" else "width and height of 0 or more"
+        return np.flatnonzero(unusable | misshapen)
     _name_rows(np.flatnonzero(unusable), field, f"not finite, or beyond {largest:g}; send finite numbers", faults)
-    _name_rows(
-        np.flatnonzero(inverted & ~unusable),
-        field,
-        f"inverted; {box_format} needs {order}: correct them, the box format, or have them masked",
-        faults,
-    )
+    _name_rows(np.flatnonzero(misshapen & ~unusable), field, _SHAPE_FAULTS[box_format], faults)
     return _NO_ROWS
+
+
+_SHAPE_FAULTS: dict[BoxFormat, str] = {
+    "xyxy": "inverted; xyxy needs left <= right and top <= bottom: correct them, the box format, or have them masked",
+    "xywh": "inverted; xywh needs width and height of 0 or more: correct them, the box format, or have them masked",
+    "cxcywh": "inverted; cxcywh needs width and height of 0 or more: correct them, the box format, or have them masked",
+    "cxcywha_degrees": "without size; oriented boxes need width and height above 0: correct them, or have them masked",
+    "cxcywha_radians": "without size; oriented boxes need width and height above 0: correct them, or have them masked",
+    "quad": "not convex; send the corners in their order around the box, without crossing, or have them masked",
+}
+
+
+def _misshapen(boxes: Array, box_format: BoxFormat) -> NDArray[np.bool_]:
+    """Which rows are no boxes of their format."""
+    match box_format:
+        case "xyxy":
+            return np.asarray(np.any(boxes[:, 2:] < boxes[:, :2], axis=1))
+        case "xywh" | "cxcywh":
+            return np.asarray(np.any(boxes[:, 2:] < 0, axis=1))
+        case "cxcywha_degrees" | "cxcywha_radians":
+            return np.asarray(np.any(boxes[:, 2:4] <= 0, axis=1))
+        case "quad":
+            return ~_convex(boxes)
+
+
+def _convex(boxes: Array) -> NDArray[np.bool_]:
+    """Which quadrilaterals turn to the same side at all four corners; crossing ones turn to both."""
+    corners = boxes.astype(np.float64).reshape(-1, 4, 2)
+    edges = np.roll(corners, -1, axis=1) - corners
+    following = np.roll(edges, -1, axis=1)
+    turns = np.sign(edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0])
+    return np.asarray(np.abs(turns.sum(axis=1)) == 4)
 
 
 def _name_rows(rows: Rows, field: str, fault: str, faults: list[Violation]) -> None:

@@ -31,6 +31,8 @@ def encode_evaluation(
             _write(result.prediction_gradient, score.prediction_gradient, plain)
         if score.target_gradient is not None:
             _write(result.target_gradient, score.target_gradient, plain)
+        if score.running_mean is not None:
+            result.running_mean = score.running_mean
     if request.iou:
         _write(response.iou, scores.iou, plain)
     return response
