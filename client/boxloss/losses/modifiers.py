@@ -16,8 +16,22 @@ _ZERO_APART = (
 )
 
 
+class Modifier(Loss):
+    """Base of the losses that modify another: what that needs and is defined for, they are."""
+
+    base: Loss
+
+    @property
+    def oriented(self) -> bool:
+        return self.base.oriented
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return self.base.needed
+
+
 @dataclass(frozen=True)
-class AlphaIoU(Loss):
+class AlphaIoU(Modifier):
     """Alpha-IoU loss: the terms of another loss, each raised to alpha."""
 
     name = "alpha_iou"
@@ -39,17 +53,9 @@ class AlphaIoU(Loss):
     def has_similarity(self) -> bool:
         return True
 
-    @property
-    def oriented(self) -> bool:
-        return self.base.oriented
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.base.needed
-
 
 @dataclass(frozen=True)
-class Focal(Loss):
+class Focal(Modifier):
     """A loss weighted towards pairs that already overlap."""
 
     name = "focal"
@@ -62,14 +68,6 @@ class Focal(Loss):
     base: Loss = parameter(Base(summary="The loss that is weighted.", weighted=True))
     gamma: float = parameter(Number(summary="Exponent of the weight.", above=0, maximum=10), default=0.5)
     detach_weight: bool = parameter(Switch(summary="Whether the weight is a constant in the gradient."), default=True)
-
-    @property
-    def oriented(self) -> bool:
-        return self.base.oriented
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.base.needed
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class FocalEIoU(Loss):
 
 
 @dataclass(frozen=True)
-class Inner(PenaltyLoss):
+class Inner(Modifier, PenaltyLoss):
     """A loss with the IoU of boxes scaled about their own centres; its penalties stay."""
 
     name = "inner"
@@ -103,12 +101,12 @@ class Inner(PenaltyLoss):
     ratio: float = parameter(Number(summary="Factor of the sides.", minimum=0.1, maximum=10), default=0.7)
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        return self.base.needed
+    def oriented(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
-class Focaler(PenaltyLoss):
+class Focaler(Modifier, PenaltyLoss):
     """A loss with the IoU stretched over a range; its penalties stay."""
 
     name = "focaler"
@@ -126,11 +124,3 @@ class Focaler(PenaltyLoss):
         super().__post_init__()
         if self.lower >= self.upper:
             raise InvalidInputError([Violation("upper", f"{self.upper:g} is not above lower, {self.lower:g}")])
-
-    @property
-    def oriented(self) -> bool:
-        return self.base.oriented
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.base.needed
