@@ -26,9 +26,9 @@ from boxloss.exchange import (
     Options,
     Reduction,
     StreamExchange,
-    server_info,
 )
 from boxloss.losses import Loss
+from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
 from boxloss.v1 import loss_service_pb2

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, to_message, weights_of
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import Loss
-from boxloss.results import Execution, LossInfo, LossResult, ParameterInfo, ServerInfo
+from boxloss.results import Execution, LossResult, ServerInfo
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_to_message
 
@@ -329,49 +329,6 @@ class StreamExchange:
         result = exchange.results(self._answers)[0]
         self._answers = []
         return result
-
-
-def server_info(response: loss_service_pb2.ListLossesResponse) -> ServerInfo:
-    """Reads what a server offers."""
-    metrics = {number: word for word, number in _METRICS.items()}
-    return ServerInfo(
-        version=response.server_version,
-        device=response.device,
-        message_bytes=response.limits.message_bytes,
-        request_pairs=response.limits.request_pairs,
-        losses=tuple(
-            LossInfo(
-                name=loss.name,
-                title=loss.title,
-                summary=loss.summary,
-                formula=loss.formula,
-                paper=loss.paper,
-                parameters=tuple(_parameter_info(parameter) for parameter in loss.parameters),
-                needs=tuple(loss.needs),
-                blind_spots=loss.blind_spots,
-                aliases=loss.aliases,
-                axis_aligned=loss.axis_aligned,
-                oriented=loss.oriented,
-            )
-            for loss in response.losses
-        ),
-        metrics=tuple(metrics[number] for number in response.metrics if number in metrics),
-    )
-
-
-def _parameter_info(parameter: Any) -> ParameterInfo:
-    default = parameter.WhichOneof("default")
-    bounds = parameter.range
-    return ParameterInfo(
-        name=parameter.name,
-        summary=parameter.summary,
-        default=getattr(parameter, default) if default else None,
-        minimum=bounds.minimum if bounds.HasField("minimum") else None,
-        maximum=bounds.maximum if bounds.HasField("maximum") else None,
-        minimum_excluded=bounds.minimum_excluded,
-        maximum_excluded=bounds.maximum_excluded,
-        choices=tuple(parameter.choices),
-    )
 
 
 def _image_size(size: tuple[float, float] | None) -> loss_service_pb2.ImageSize | None:

@@ -34,8 +34,9 @@ from boxloss.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
-from boxloss.exchange import BoxFormat, Invalid, server_info
+from boxloss.exchange import BoxFormat, Invalid
 from boxloss.losses import CATALOGUE
+from boxloss.offer import server_info
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.descriptor import EnumDescriptor
-from numpy.typing import NDArray
 
 from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedError, Violation
 from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
-from boxloss_server.engine import COLUMNS, Evaluation, Grid, Matrix, Pairs, layout_of
-from boxloss_server.engine.pairs import BoxFormat
-
-Array = NDArray[np.floating]
-Rows = NDArray[np.int64]
+from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs, layout_of
+from boxloss_server.engine.pairs import Array, BoxFormat
+from boxloss_server.service.arrays import NO_ROWS, invalid_rows, read_boxes, read_weights
 
 MAX_LOSSES = 64
 
@@ -39,12 +36,8 @@ _METRIC_NAMES = _words(loss_service_pb2.IouMetric.DESCRIPTOR, "iou")
 _METRICS: dict[str, Loss] = {loss.name: loss for loss in (IoU(), GIoU(), DIoU(), CIoU(), EIoU())}
 """The losses behind the metrics of PairwiseIou."""
 
-_LARGEST = {"float32": 1e15, "float64": 1e150}
-"""Coordinates beyond these would let an area overflow."""
-
+_LARGEST_IMAGE = 1e15
 _SMALLEST_MEAN = 1e-6
-_ROWS_NAMED = 5
-_NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 _AskedAboutBoxes = TypeVar("_AskedAboutBoxes", loss_service_pb2.EvaluateRequest, loss_service_pb2.PairwiseIouRequest)
@@ -79,9 +72,9 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
             faults.append(Violation(field, "has no similarity; ask for the loss, or for a loss with an IoU"))
     diagonal = _squared_image_diagonal(request, losses, faults)
     running_mean = _running_mean(request, losses, faults)
-    predictions = _boxes(request.predictions, "predictions", dtype, box_format, faults)
-    targets = _boxes(request.targets, "targets", dtype, box_format, faults)
-    weights = _weights(request, dtype, faults)
+    predictions = read_boxes(request.predictions, "predictions", dtype, box_format, faults)
+    targets = read_boxes(request.targets, "targets", dtype, box_format, faults)
+    weights = read_weights(request.weights, dtype, faults) if request.HasField("weights") else None
     if faults:
         raise InvalidInputError(faults)
     _check_size("predictions", len(predictions) * len(losses), limits)
@@ -93,8 +86,9 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
         faults.append(
             Violation("weights", f"has {len(weights)} numbers for {len(predictions)} predictions; send one for each")
         )
-    invalid_predictions = _invalid_rows(request, predictions, "predictions", box_format, faults)
-    invalid_targets = _invalid_rows(request, targets, "targets", box_format, faults)
+    mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
+    invalid_predictions = invalid_rows(predictions, "predictions", box_format, mask, faults)
+    invalid_targets = invalid_rows(targets, "targets", box_format, mask, faults)
     if faults:
         raise InvalidInputError(faults)
     work = Evaluation(
@@ -105,7 +99,7 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
         request.target_gradients,
         request.similarities,
     )
-    masked = _NO_ROWS
+    masked = NO_ROWS
     if len(invalid_predictions) or len(invalid_targets):
         masked = np.union1d(invalid_predictions, invalid_targets)
     return work, Pairs(predictions, targets, box_format, masked, weights, reduction, diagonal, running_mean)
@@ -128,8 +122,8 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
     if "running_mean" in metric.needed:
         faults.append(Violation("similarity", "needs a running mean, which matrices do not take"))
     diagonal = _squared_image_diagonal(request, (metric,), faults)
-    rows = _boxes(request.a, "a", dtype, box_format, faults)
-    columns = _boxes(request.b, "b", dtype, box_format, faults)
+    rows = read_boxes(request.a, "a", dtype, box_format, faults)
+    columns = read_boxes(request.b, "b", dtype, box_format, faults)
     crowd = np.array(request.crowd, bool) if request.crowd else None
     if crowd is not None and metric != IoU():
         faults.append(Violation("crowd", "goes with the plain IoU only; leave it out, or take that metric"))
@@ -140,8 +134,9 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
             [Violation("crowd", f"has {len(crowd)} values for {len(columns)} boxes in b; send one for each, or none")]
         )
     _check_size("a", len(rows) * len(columns), limits)
-    masked_rows = _invalid_rows(request, rows, "a", box_format, faults)
-    masked_columns = _invalid_rows(request, columns, "b", box_format, faults)
+    mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
+    masked_rows = invalid_rows(rows, "a", box_format, mask, faults)
+    masked_columns = invalid_rows(columns, "b", box_format, mask, faults)
     if faults:
         raise InvalidInputError(faults)
     return (
@@ -197,7 +192,7 @@ def _squared_image_diagonal(request: _AskedAboutBoxes, losses: Sequence[Loss], f
         return math.nan
     refuse_unknown_fields(request.image_size)
     sides = request.image_size.width, request.image_size.height
-    if not all(0 < side <= _LARGEST["float32"] for side in sides):
+    if not all(0 < side <= _LARGEST_IMAGE for side in sides):
         faults.append(Violation("image_size", f"is {sides[0]:g} x {sides[1]:g}; width and height must be above 0"))
     return sides[0] ** 2 + sides[1] ** 2
 
@@ -219,69 +214,6 @@ def _check_needs(need: str, losses: Sequence[Loss], faults: list[Violation]) -> 
         faults.append(Violation(need, f"is not set; {', '.join(names)} needs it"))
 
 
-def _boxes(message: array_pb2.Array, field: str, dtype: str, box_format: BoxFormat, faults: list[Violation]) -> Array:
-    """An array of shape (N, K); of shape (0, K) where the field is at fault."""
-    flat, columns = _numbers(message, field, dtype, faults), COLUMNS[box_format]
-    if len(flat) % columns:
-        faults.append(
-            Violation(
-                field,
-                f"has {len(flat)} numbers, which is no multiple of {columns}; send {columns} for each {box_format} box",
-            )
-        )
-        flat = flat[:0]
-    return flat.reshape(-1, columns)
-
-
-def _weights(request: loss_service_pb2.EvaluateRequest, dtype: str, faults: list[Violation]) -> Array | None:
-    if not request.HasField("weights"):
-        return None
-    weights = _numbers(request.weights, "weights", dtype, faults)
-    _name_rows(np.flatnonzero(~np.isfinite(weights)), "weights", "not finite; send numbers of 0 or more", faults)
-    _name_rows(np.flatnonzero(weights < 0), "weights", "negative; send numbers of 0 or more", faults)
-    return weights
-
-
-def _numbers(message: array_pb2.Array, field: str, dtype: str, faults: list[Violation]) -> Array:
-    """The array's elements in the type that they are computed in; none where the field is at fault."""
-    refuse_unknown_fields(message)
-    data, reader = message.data, _READERS[dtype]
-    if message.values:
-        if data:
-            faults.append(Violation(field, "has both data and values; send one of them"))
-        with np.errstate(over="ignore"):  # What overflows is infinite, and refused as such.
-            return np.array(message.values, np.float64).astype(reader.computed)
-    if len(data) % reader.size:
-        faults.append(
-            Violation(
-                f"{field}.data",
-                f"has {len(data)} bytes, which is no multiple of {reader.size}; send {dtype} numbers as dtype says",
-            )
-        )
-        return np.empty(0, reader.computed)
-    return reader.read(data)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """How little-endian bytes of a dtype become an array of the type that is computed in."""
-
-    size: int
-    computed: type[np.floating]
-    read: Callable[[bytes], Array]
-
-
-_READERS = {
-    "float32": _Reader(4, np.float32, lambda data: np.frombuffer(data, "<f4")),
-    "float64": _Reader(8, np.float64, lambda data: np.frombuffer(data, "<f8")),
-    "float16": _Reader(2, np.float32, lambda data: np.frombuffer(data, "<f2").astype(np.float32)),
-    # A bfloat16 is the upper half of a float32.
-    "bfloat16": _Reader(
-        2, np.float32, lambda data: (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    ),
-}
-
-
 def _precision(boxes: Array) -> Any:
     return boxes.dtype.name
 
@@ -297,63 +229,3 @@ def _check_size(field: str, pairs: int, limits: Limits) -> None:
                 )
             ]
         )
-
-
-def _invalid_rows(
-    request: _AskedAboutBoxes, boxes: Array, field: str, box_format: BoxFormat, faults: list[Violation]
-) -> Rows:
-    """Rows to mask; where invalid boxes are to be rejected, there are none, and `faults` names the rows instead."""
-    mode = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes")
-    with np.errstate(invalid="ignore", over="ignore"):
-        largest = _LARGEST[boxes.dtype.name]
-        unusable = ~(np.abs(boxes) <= largest).all(axis=1)
-        misshapen = _misshapen(boxes, box_format)
-    if not (unusable.any() or misshapen.any()):
-        return _NO_ROWS
-    if mode == "mask":
-        return np.flatnonzero(unusable | misshapen)
-    _name_rows(np.flatnonzero(unusable), field, f"not finite, or beyond {largest:g}; send finite numbers", faults)
-    _name_rows(np.flatnonzero(misshapen & ~unusable), field, _SHAPE_FAULTS[box_format], faults)
-    return _NO_ROWS
-
-
-_SHAPE_FAULTS: dict[BoxFormat, str] = {
-    "xyxy": "inverted; xyxy needs left <= right and top <= bottom: correct them, the box format, or have them masked",
-    "xywh": "inverted; xywh needs width and height of 0 or more: correct them, the box format, or have them masked",
-    "cxcywh": "inverted; cxcywh needs width and height of 0 or more: correct them, the box format, or have them masked",
-    "cxcywha_degrees": "without size; oriented boxes need width and height above 0: correct them, or have them masked",
-    "cxcywha_radians": "without size; oriented boxes need width and height above 0: correct them, or have them masked",
-    "quad": "not convex; send the corners in their order around the box, without crossing, or have them masked",
-}
-
-
-def _misshapen(boxes: Array, box_format: BoxFormat) -> NDArray[np.bool_]:
-    """Which rows are no boxes of their format."""
-    match box_format:
-        case "xyxy":
-            return np.asarray(np.any(boxes[:, 2:] < boxes[:, :2], axis=1))
-        case "xywh" | "cxcywh":
-            return np.asarray(np.any(boxes[:, 2:] < 0, axis=1))
-        case "cxcywha_degrees" | "cxcywha_radians":
-            return np.asarray(np.any(boxes[:, 2:4] <= 0, axis=1))
-        case "quad":
-            return ~_convex(boxes)
-
-
-def _convex(boxes: Array) -> NDArray[np.bool_]:
-    """Which quadrilaterals turn to the same side at all four corners; crossing ones turn to both."""
-    corners = boxes.astype(np.float64).reshape(-1, 4, 2)
-    edges = np.roll(corners, -1, axis=1) - corners
-    following = np.roll(edges, -1, axis=1)
-    turns = np.sign(edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0])
-    return np.asarray(np.abs(turns.sum(axis=1)) == 4)
-
-
-def _name_rows(rows: Rows, field: str, fault: str, faults: list[Violation]) -> None:
-    """Notes a fault that some rows have; names the first of them."""
-    if not len(rows):
-        return
-    named = ", ".join(map(str, rows[:_ROWS_NAMED]))
-    more = f" and {len(rows) - _ROWS_NAMED} more" if len(rows) > _ROWS_NAMED else ""
-    subject = f"row {named} is" if len(rows) == 1 else f"rows {named}{more} are"
-    faults.append(Violation(field, f"{subject} {fault}"))
