@@ -95,6 +95,7 @@ class AsyncClient(Connection):
         similarity: bool = False,
         image_size: tuple[float, float] | None = None,
         running_mean: float | None = None,
+        crowd: ArrayLike | None = None,
         timeout: float | None = None,
     ) -> LossResult:
         """Evaluates a loss over pairs of boxes."""
@@ -108,6 +109,7 @@ class AsyncClient(Connection):
             similarity,
             image_size,
             running_mean,
+            crowd,
         )
         return (await self._evaluate(predictions, targets, [loss], options, timeout))[0]
 
@@ -126,6 +128,7 @@ class AsyncClient(Connection):
         similarity: bool = False,
         image_size: tuple[float, float] | None = None,
         running_mean: float | None = None,
+        crowd: ArrayLike | None = None,
         timeout: float | None = None,
     ) -> list[LossResult]:
         """Evaluates several losses over the same pairs."""
@@ -139,6 +142,7 @@ class AsyncClient(Connection):
             similarity,
             image_size,
             running_mean,
+            crowd,
         )
         return await self._evaluate(predictions, targets, losses, options, timeout)
 

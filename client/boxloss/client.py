@@ -90,6 +90,7 @@ class Client(Connection):
         similarity: bool = False,
         image_size: tuple[float, float] | None = None,
         running_mean: float | None = None,
+        crowd: ArrayLike | None = None,
         timeout: float | None = None,
     ) -> LossResult:
         """Evaluates a loss over pairs of boxes.
@@ -112,6 +113,8 @@ class Client(Connection):
             similarity: whether to return the loss's similarity instead: 1 - loss, for losses that have one.
             image_size: width and height of the image, for losses that need it.
             running_mean: of 1 - IoU over past calls, for losses that need it; the result has the next one.
+            crowd: which targets are crowds, one for each pair; by COCO's rule, the result's IoU of these is the
+                intersection over the area of the prediction. Losses do not change.
             timeout: seconds that the call may take.
 
         Raises:
@@ -128,6 +131,7 @@ class Client(Connection):
             similarity,
             image_size,
             running_mean,
+            crowd,
         )
         return self._evaluate(predictions, targets, [loss], options, timeout)[0]
 
@@ -146,6 +150,7 @@ class Client(Connection):
         similarity: bool = False,
         image_size: tuple[float, float] | None = None,
         running_mean: float | None = None,
+        crowd: ArrayLike | None = None,
         timeout: float | None = None,
     ) -> list[LossResult]:
         """Evaluates several losses over the same pairs; the server computes their geometry once.
@@ -162,6 +167,7 @@ class Client(Connection):
             similarity,
             image_size,
             running_mean,
+            crowd,
         )
         return self._evaluate(predictions, targets, losses, options, timeout)
 

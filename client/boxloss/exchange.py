@@ -61,6 +61,7 @@ class Options:
     similarity: bool = False
     image_size: tuple[float, float] | None = None
     running_mean: float | None = None
+    crowd: ArrayLike | None = None
 
 
 class EvaluationExchange:
@@ -89,6 +90,7 @@ class EvaluationExchange:
         self._predictions = prediction_array.astype(dtype, copy=False)
         self._targets = target_array.astype(dtype, copy=False)
         self._weights = None if options.weights is None else weights_of(options.weights, dtype)
+        self._crowd = None if options.crowd is None else np.asarray(options.crowd, bool).reshape(-1)
         self._count = len(self._predictions)
         self._check()
         self._template = loss_service_pb2.EvaluateRequest(
@@ -104,7 +106,7 @@ class EvaluationExchange:
             image_size=_image_size(options.image_size),
             running_mean=options.running_mean,
         )
-        pair_bytes = (2 * self._columns + (self._weights is not None)) * dtype.itemsize
+        pair_bytes = (2 * self._columns + (self._weights is not None)) * dtype.itemsize + 1  # A crowd's mark.
         room = server.message_bytes - self._template.ByteSize() - _FRAMING_BYTES
         step = max(min(room // pair_bytes, server.request_pairs // len(self._losses)), 1)
         self._slices = [slice(start, start + step) for start in range(0, max(self._count, 1), step)]
@@ -121,6 +123,8 @@ class EvaluationExchange:
             request.targets.CopyFrom(to_message(self._targets[part]))
             if self._weights is not None:
                 request.weights.CopyFrom(to_message(self._weights[part]))
+            if self._crowd is not None:
+                request.crowd.extend(self._crowd[part].tolist())
             whole = len(self._slices) == 1
             yield request, {} if whole else {name: _part(name, part) for name in ("predictions", "targets", "weights")}
 
@@ -186,7 +190,7 @@ class EvaluationExchange:
         for index, loss in enumerate(self._losses):
             if not isinstance(loss, Loss):
                 faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
-        for field, array in (("targets", self._targets), ("weights", self._weights)):
+        for field, array in (("targets", self._targets), ("weights", self._weights), ("crowd", self._crowd)):
             if array is not None and len(array) != self._count:
                 faults.append(
                     Violation(field, f"has {len(array)} rows for {self._count} predictions; give one for each")

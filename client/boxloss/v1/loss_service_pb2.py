@@ -28,43 +28,43 @@ from boxloss.v1 import loss_pb2 as boxloss_dot_v1_dot_loss__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62oxloss/v1/loss_service.proto\x12\nboxloss.v1\x1a\x16\x62oxloss/v1/array.proto\x1a\x1a\x62oxloss/v1/catalogue.proto\x1a\x15\x62oxloss/v1/loss.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa2\x04\n\x0f\x45valuateRequest\x12&\n\x0bpredictions\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12\"\n\x07targets\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.Array\x12 \n\x06losses\x18\x03 \x03(\x0b\x32\x10.boxloss.v1.Loss\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12)\n\nbox_format\x18\x05 \x01(\x0e\x32\x15.boxloss.v1.BoxFormat\x12\'\n\x07weights\x18\x06 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x00\x88\x01\x01\x12(\n\treduction\x18\x07 \x01(\x0e\x32\x15.boxloss.v1.Reduction\x12/\n\rinvalid_boxes\x18\x08 \x01(\x0e\x32\x18.boxloss.v1.InvalidBoxes\x12\x1c\n\x14prediction_gradients\x18\t \x01(\x08\x12\x18\n\x10target_gradients\x18\n \x01(\x08\x12\x0b\n\x03iou\x18\x0b \x01(\x08\x12\x14\n\x0csimilarities\x18\x0c \x01(\x08\x12.\n\nimage_size\x18\r \x01(\x0b\x32\x15.boxloss.v1.ImageSizeH\x01\x88\x01\x01\x12\x19\n\x0crunning_mean\x18\x0e \x01(\x01H\x02\x88\x01\x01\x42\n\n\x08_weightsB\r\n\x0b_image_sizeB\x0f\n\r_running_mean\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x01\x12\x0e\n\x06height\x18\x02 \x01(\x01\"\xc9\x01\n\x10\x45valuateResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.boxloss.v1.LossResult\x12#\n\x03iou\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x00\x88\x01\x01\x12 \n\x05\x64type\x18\x03 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12\x13\n\x0bmasked_rows\x18\x04 \x03(\x03\x12(\n\texecution\x18\x05 \x01(\x0b\x32\x15.boxloss.v1.ExecutionB\x06\n\x04_iou\"\xeb\x01\n\nLossResult\x12\x1f\n\x04loss\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12\x33\n\x13prediction_gradient\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x00\x88\x01\x01\x12/\n\x0ftarget_gradient\x18\x03 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x01\x88\x01\x01\x12\x19\n\x0crunning_mean\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x16\n\x14_prediction_gradientB\x12\n\x10_target_gradientB\x0f\n\r_running_mean\"\xa2\x01\n\tExecution\x12-\n\nqueue_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x62\x61tch_request_count\x18\x03 \x01(\x03\x12\x18\n\x10\x62\x61tch_pair_count\x18\x04 \x01(\x03\"E\n\x15\x45valuateStreamRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.boxloss.v1.EvaluateRequest\"H\n\x16\x45valuateStreamResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.boxloss.v1.EvaluateResponse\"\xe9\x02\n\x12PairwiseIouRequest\x12\x1c\n\x01\x61\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12\x1c\n\x01\x62\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.Array\x12%\n\x06metric\x18\x03 \x01(\x0e\x32\x15.boxloss.v1.IouMetric\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12)\n\nbox_format\x18\x05 \x01(\x0e\x32\x15.boxloss.v1.BoxFormat\x12/\n\rinvalid_boxes\x18\x06 \x01(\x0e\x32\x18.boxloss.v1.InvalidBoxes\x12$\n\nsimilarity\x18\x07 \x01(\x0b\x32\x10.boxloss.v1.Loss\x12\r\n\x05\x63rowd\x18\x08 \x03(\x08\x12.\n\nimage_size\x18\t \x01(\x0b\x32\x15.boxloss.v1.ImageSizeH\x00\x88\x01\x01\x42\r\n\x0b_image_size\"\xb1\x01\n\x13PairwiseIouResponse\x12!\n\x06matrix\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12\x13\n\x0bmasked_rows\x18\x03 \x03(\x03\x12\x16\n\x0emasked_columns\x18\x04 \x03(\x03\x12(\n\texecution\x18\x05 \x01(\x0b\x32\x15.boxloss.v1.Execution\"\x13\n\x11ListLossesRequest\"\xb5\x01\n\x12ListLossesResponse\x12+\n\x06losses\x18\x01 \x03(\x0b\x32\x1b.boxloss.v1.LossDescription\x12&\n\x07metrics\x18\x02 \x03(\x0e\x32\x15.boxloss.v1.IouMetric\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.boxloss.v1.Limits\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\"6\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\x03\x12\x15\n\rrequest_pairs\x18\x02 \x01(\x03*a\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eREDUCTION_NONE\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_SUM\x10\x03*_\n\x0cInvalidBoxes\x12\x1d\n\x19INVALID_BOXES_UNSPECIFIED\x10\x00\x12\x18\n\x14INVALID_BOXES_REJECT\x10\x01\x12\x16\n\x12INVALID_BOXES_MASK\x10\x02*\x8f\x01\n\tIouMetric\x12\x1a\n\x16IOU_METRIC_UNSPECIFIED\x10\x00\x12\x12\n\x0eIOU_METRIC_IOU\x10\x01\x12\x13\n\x0fIOU_METRIC_GIOU\x10\x02\x12\x13\n\x0fIOU_METRIC_DIOU\x10\x03\x12\x13\n\x0fIOU_METRIC_CIOU\x10\x04\x12\x13\n\x0fIOU_METRIC_EIOU\x10\x05\x32\xce\x02\n\x0bLossService\x12\x45\n\x08\x45valuate\x12\x1b.boxloss.v1.EvaluateRequest\x1a\x1c.boxloss.v1.EvaluateResponse\x12[\n\x0e\x45valuateStream\x12!.boxloss.v1.EvaluateStreamRequest\x1a\".boxloss.v1.EvaluateStreamResponse(\x01\x30\x01\x12N\n\x0bPairwiseIou\x12\x1e.boxloss.v1.PairwiseIouRequest\x1a\x1f.boxloss.v1.PairwiseIouResponse\x12K\n\nListLosses\x12\x1d.boxloss.v1.ListLossesRequest\x1a\x1e.boxloss.v1.ListLossesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62oxloss/v1/loss_service.proto\x12\nboxloss.v1\x1a\x16\x62oxloss/v1/array.proto\x1a\x1a\x62oxloss/v1/catalogue.proto\x1a\x15\x62oxloss/v1/loss.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x04\n\x0f\x45valuateRequest\x12&\n\x0bpredictions\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12\"\n\x07targets\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.Array\x12 \n\x06losses\x18\x03 \x03(\x0b\x32\x10.boxloss.v1.Loss\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12)\n\nbox_format\x18\x05 \x01(\x0e\x32\x15.boxloss.v1.BoxFormat\x12\'\n\x07weights\x18\x06 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x00\x88\x01\x01\x12(\n\treduction\x18\x07 \x01(\x0e\x32\x15.boxloss.v1.Reduction\x12/\n\rinvalid_boxes\x18\x08 \x01(\x0e\x32\x18.boxloss.v1.InvalidBoxes\x12\x1c\n\x14prediction_gradients\x18\t \x01(\x08\x12\x18\n\x10target_gradients\x18\n \x01(\x08\x12\x0b\n\x03iou\x18\x0b \x01(\x08\x12\x14\n\x0csimilarities\x18\x0c \x01(\x08\x12.\n\nimage_size\x18\r \x01(\x0b\x32\x15.boxloss.v1.ImageSizeH\x01\x88\x01\x01\x12\x19\n\x0crunning_mean\x18\x0e \x01(\x01H\x02\x88\x01\x01\x12\r\n\x05\x63rowd\x18\x0f \x03(\x08\x42\n\n\x08_weightsB\r\n\x0b_image_sizeB\x0f\n\r_running_mean\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x01\x12\x0e\n\x06height\x18\x02 \x01(\x01\"\xc9\x01\n\x10\x45valuateResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.boxloss.v1.LossResult\x12#\n\x03iou\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x00\x88\x01\x01\x12 \n\x05\x64type\x18\x03 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12\x13\n\x0bmasked_rows\x18\x04 \x03(\x03\x12(\n\texecution\x18\x05 \x01(\x0b\x32\x15.boxloss.v1.ExecutionB\x06\n\x04_iou\"\xeb\x01\n\nLossResult\x12\x1f\n\x04loss\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12\x33\n\x13prediction_gradient\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x00\x88\x01\x01\x12/\n\x0ftarget_gradient\x18\x03 \x01(\x0b\x32\x11.boxloss.v1.ArrayH\x01\x88\x01\x01\x12\x19\n\x0crunning_mean\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x16\n\x14_prediction_gradientB\x12\n\x10_target_gradientB\x0f\n\r_running_mean\"\xa2\x01\n\tExecution\x12-\n\nqueue_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x62\x61tch_request_count\x18\x03 \x01(\x03\x12\x18\n\x10\x62\x61tch_pair_count\x18\x04 \x01(\x03\"E\n\x15\x45valuateStreamRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.boxloss.v1.EvaluateRequest\"H\n\x16\x45valuateStreamResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.boxloss.v1.EvaluateResponse\"\xe9\x02\n\x12PairwiseIouRequest\x12\x1c\n\x01\x61\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12\x1c\n\x01\x62\x18\x02 \x01(\x0b\x32\x11.boxloss.v1.Array\x12%\n\x06metric\x18\x03 \x01(\x0e\x32\x15.boxloss.v1.IouMetric\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12)\n\nbox_format\x18\x05 \x01(\x0e\x32\x15.boxloss.v1.BoxFormat\x12/\n\rinvalid_boxes\x18\x06 \x01(\x0e\x32\x18.boxloss.v1.InvalidBoxes\x12$\n\nsimilarity\x18\x07 \x01(\x0b\x32\x10.boxloss.v1.Loss\x12\r\n\x05\x63rowd\x18\x08 \x03(\x08\x12.\n\nimage_size\x18\t \x01(\x0b\x32\x15.boxloss.v1.ImageSizeH\x00\x88\x01\x01\x42\r\n\x0b_image_size\"\xb1\x01\n\x13PairwiseIouResponse\x12!\n\x06matrix\x18\x01 \x01(\x0b\x32\x11.boxloss.v1.Array\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.boxloss.v1.Dtype\x12\x13\n\x0bmasked_rows\x18\x03 \x03(\x03\x12\x16\n\x0emasked_columns\x18\x04 \x03(\x03\x12(\n\texecution\x18\x05 \x01(\x0b\x32\x15.boxloss.v1.Execution\"\x13\n\x11ListLossesRequest\"\xb5\x01\n\x12ListLossesResponse\x12+\n\x06losses\x18\x01 \x03(\x0b\x32\x1b.boxloss.v1.LossDescription\x12&\n\x07metrics\x18\x02 \x03(\x0e\x32\x15.boxloss.v1.IouMetric\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.boxloss.v1.Limits\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\"6\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\x03\x12\x15\n\rrequest_pairs\x18\x02 \x01(\x03*a\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eREDUCTION_NONE\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_SUM\x10\x03*_\n\x0cInvalidBoxes\x12\x1d\n\x19INVALID_BOXES_UNSPECIFIED\x10\x00\x12\x18\n\x14INVALID_BOXES_REJECT\x10\x01\x12\x16\n\x12INVALID_BOXES_MASK\x10\x02*\x8f\x01\n\tIouMetric\x12\x1a\n\x16IOU_METRIC_UNSPECIFIED\x10\x00\x12\x12\n\x0eIOU_METRIC_IOU\x10\x01\x12\x13\n\x0fIOU_METRIC_GIOU\x10\x02\x12\x13\n\x0fIOU_METRIC_DIOU\x10\x03\x12\x13\n\x0fIOU_METRIC_CIOU\x10\x04\x12\x13\n\x0fIOU_METRIC_EIOU\x10\x05\x32\xce\x02\n\x0bLossService\x12\x45\n\x08\x45valuate\x12\x1b.boxloss.v1.EvaluateRequest\x1a\x1c.boxloss.v1.EvaluateResponse\x12[\n\x0e\x45valuateStream\x12!.boxloss.v1.EvaluateStreamRequest\x1a\".boxloss.v1.EvaluateStreamResponse(\x01\x30\x01\x12N\n\x0bPairwiseIou\x12\x1e.boxloss.v1.PairwiseIouRequest\x1a\x1f.boxloss.v1.PairwiseIouResponse\x12K\n\nListLosses\x12\x1d.boxloss.v1.ListLossesRequest\x1a\x1e.boxloss.v1.ListLossesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'boxloss.v1.loss_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REDUCTION']._serialized_start=2302
-  _globals['_REDUCTION']._serialized_end=2399
-  _globals['_INVALIDBOXES']._serialized_start=2401
-  _globals['_INVALIDBOXES']._serialized_end=2496
-  _globals['_IOUMETRIC']._serialized_start=2499
-  _globals['_IOUMETRIC']._serialized_end=2642
+  _globals['_REDUCTION']._serialized_start=2317
+  _globals['_REDUCTION']._serialized_end=2414
+  _globals['_INVALIDBOXES']._serialized_start=2416
+  _globals['_INVALIDBOXES']._serialized_end=2511
+  _globals['_IOUMETRIC']._serialized_start=2514
+  _globals['_IOUMETRIC']._serialized_end=2657
   _globals['_EVALUATEREQUEST']._serialized_start=153
-  _globals['_EVALUATEREQUEST']._serialized_end=699
-  _globals['_IMAGESIZE']._serialized_start=701
-  _globals['_IMAGESIZE']._serialized_end=743
-  _globals['_EVALUATERESPONSE']._serialized_start=746
-  _globals['_EVALUATERESPONSE']._serialized_end=947
-  _globals['_LOSSRESULT']._serialized_start=950
-  _globals['_LOSSRESULT']._serialized_end=1185
-  _globals['_EXECUTION']._serialized_start=1188
-  _globals['_EXECUTION']._serialized_end=1350
-  _globals['_EVALUATESTREAMREQUEST']._serialized_start=1352
-  _globals['_EVALUATESTREAMREQUEST']._serialized_end=1421
-  _globals['_EVALUATESTREAMRESPONSE']._serialized_start=1423
-  _globals['_EVALUATESTREAMRESPONSE']._serialized_end=1495
-  _globals['_PAIRWISEIOUREQUEST']._serialized_start=1498
-  _globals['_PAIRWISEIOUREQUEST']._serialized_end=1859
-  _globals['_PAIRWISEIOURESPONSE']._serialized_start=1862
-  _globals['_PAIRWISEIOURESPONSE']._serialized_end=2039
-  _globals['_LISTLOSSESREQUEST']._serialized_start=2041
-  _globals['_LISTLOSSESREQUEST']._serialized_end=2060
-  _globals['_LISTLOSSESRESPONSE']._serialized_start=2063
-  _globals['_LISTLOSSESRESPONSE']._serialized_end=2244
-  _globals['_LIMITS']._serialized_start=2246
-  _globals['_LIMITS']._serialized_end=2300
-  _globals['_LOSSSERVICE']._serialized_start=2645
-  _globals['_LOSSSERVICE']._serialized_end=2979
+  _globals['_EVALUATEREQUEST']._serialized_end=714
+  _globals['_IMAGESIZE']._serialized_start=716
+  _globals['_IMAGESIZE']._serialized_end=758
+  _globals['_EVALUATERESPONSE']._serialized_start=761
+  _globals['_EVALUATERESPONSE']._serialized_end=962
+  _globals['_LOSSRESULT']._serialized_start=965
+  _globals['_LOSSRESULT']._serialized_end=1200
+  _globals['_EXECUTION']._serialized_start=1203
+  _globals['_EXECUTION']._serialized_end=1365
+  _globals['_EVALUATESTREAMREQUEST']._serialized_start=1367
+  _globals['_EVALUATESTREAMREQUEST']._serialized_end=1436
+  _globals['_EVALUATESTREAMRESPONSE']._serialized_start=1438
+  _globals['_EVALUATESTREAMRESPONSE']._serialized_end=1510
+  _globals['_PAIRWISEIOUREQUEST']._serialized_start=1513
+  _globals['_PAIRWISEIOUREQUEST']._serialized_end=1874
+  _globals['_PAIRWISEIOURESPONSE']._serialized_start=1877
+  _globals['_PAIRWISEIOURESPONSE']._serialized_end=2054
+  _globals['_LISTLOSSESREQUEST']._serialized_start=2056
+  _globals['_LISTLOSSESREQUEST']._serialized_end=2075
+  _globals['_LISTLOSSESRESPONSE']._serialized_start=2078
+  _globals['_LISTLOSSESRESPONSE']._serialized_end=2259
+  _globals['_LIMITS']._serialized_start=2261
+  _globals['_LIMITS']._serialized_end=2315
+  _globals['_LOSSSERVICE']._serialized_start=2660
+  _globals['_LOSSSERVICE']._serialized_end=2994
 # @@protoc_insertion_point(module_scope)

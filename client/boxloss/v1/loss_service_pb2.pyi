@@ -140,6 +140,7 @@ class EvaluateRequest(google.protobuf.message.Message):
     SIMILARITIES_FIELD_NUMBER: builtins.int
     IMAGE_SIZE_FIELD_NUMBER: builtins.int
     RUNNING_MEAN_FIELD_NUMBER: builtins.int
+    CROWD_FIELD_NUMBER: builtins.int
     dtype: boxloss.v1.array_pb2.Dtype.ValueType
     """Number type of predictions, targets and weights."""
     box_format: boxloss.v1.array_pb2.BoxFormat.ValueType
@@ -182,6 +183,12 @@ class EvaluateRequest(google.protobuf.message.Message):
     def image_size(self) -> global___ImageSize:
         """Size of the image that the boxes are in; for losses that need it."""
 
+    @property
+    def crowd(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+        """Which targets are crowds, one for each pair or none at all. By COCO's rule, the IoU returned of such a pair is the
+        intersection over the area of the prediction. Losses do not change; not with a loss that needs a running mean.
+        """
+
     def __init__(
         self,
         *,
@@ -199,9 +206,10 @@ class EvaluateRequest(google.protobuf.message.Message):
         similarities: builtins.bool = ...,
         image_size: global___ImageSize | None = ...,
         running_mean: builtins.float | None = ...,
+        crowd: collections.abc.Iterable[builtins.bool] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_image_size", b"_image_size", "_running_mean", b"_running_mean", "_weights", b"_weights", "image_size", b"image_size", "predictions", b"predictions", "running_mean", b"running_mean", "targets", b"targets", "weights", b"weights"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_image_size", b"_image_size", "_running_mean", b"_running_mean", "_weights", b"_weights", "box_format", b"box_format", "dtype", b"dtype", "image_size", b"image_size", "invalid_boxes", b"invalid_boxes", "iou", b"iou", "losses", b"losses", "prediction_gradients", b"prediction_gradients", "predictions", b"predictions", "reduction", b"reduction", "running_mean", b"running_mean", "similarities", b"similarities", "target_gradients", b"target_gradients", "targets", b"targets", "weights", b"weights"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_image_size", b"_image_size", "_running_mean", b"_running_mean", "_weights", b"_weights", "box_format", b"box_format", "crowd", b"crowd", "dtype", b"dtype", "image_size", b"image_size", "invalid_boxes", b"invalid_boxes", "iou", b"iou", "losses", b"losses", "prediction_gradients", b"prediction_gradients", "predictions", b"predictions", "reduction", b"reduction", "running_mean", b"running_mean", "similarities", b"similarities", "target_gradients", b"target_gradients", "targets", b"targets", "weights", b"weights"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_image_size", b"_image_size"]) -> typing.Literal["image_size"] | None: ...
     @typing.overload

@@ -97,7 +97,7 @@ class Engine:
     def _stage(self, work: Evaluation, requests: Sequence[Pairs], ends: Array) -> Tensor:
         """The batch on the device, shape (2 K + 1 + needs, N).
 
-        K planes of predictions, K of targets, one of scales, and one for each thing that the losses need.
+        K planes of predictions, K of targets, one of scales, and one for each thing that is needed besides.
         """
         count = int(ends[-1])
         size = -(-count // _VECTOR) * _VECTOR
@@ -114,8 +114,13 @@ class Engine:
             write_planes(place[:columns], request.predictions, request.box_format, request.masked)
             write_planes(place[columns : 2 * columns], request.targets, request.box_format, request.masked)
             _write_scale(place[2 * columns], request)
+            given = {
+                "image_size": request.squared_image_diagonal,
+                "running_mean": request.running_mean,
+                "crowd": request.crowd,
+            }
             for plane, need in zip(place[2 * columns + 1 :], sorted(work.needs), strict=True):
-                plane[:] = request.squared_image_diagonal if need == "image_size" else request.running_mean
+                plane[:] = given[need]
         return staging.to(self.device, non_blocking=True)
 
     def _compute(self, work: Evaluation, batch: Tensor) -> Array:
@@ -132,7 +137,10 @@ class Engine:
                 work.layout, prediction, target, needs.get("image_size", math.nan), needs.get("running_mean", math.nan)
             )
             values = [compute(geometry, loss) * scale for loss in work.losses]
-            planes = [geometry.iou[None]]
+            iou = geometry.iou
+            if work.crowds:
+                iou = torch.where(needs["crowd"] > 0, ratio(geometry.intersection, geometry.area), iou)
+            planes = [iou[None]]
             for value in values:
                 planes.append(value[None])
                 if inputs:

@@ -30,11 +30,13 @@ class Evaluation:
     prediction_gradients: bool
     target_gradients: bool
     similarities: bool = False
+    crowds: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the losses need besides the boxes: "image_size", "running_mean"."""
-        return frozenset(need for loss in self.losses for need in loss.needed)
+        """What is needed besides the boxes: "image_size", "running_mean", "crowd"."""
+        crowd = {"crowd"} if self.crowds else set()
+        return frozenset(crowd.union(*(loss.needed for loss in self.losses)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Pairs:
     reduction: Reduction
     squared_image_diagonal: float = math.nan
     running_mean: float = math.nan
+    crowd: NDArray[np.bool_] | None = None
+    """Pairs whose IoU is the intersection over the area of the prediction."""
 
     def __len__(self) -> int:
         return len(self.predictions)

@@ -75,6 +75,9 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     predictions = read_boxes(request.predictions, "predictions", dtype, box_format, faults)
     targets = read_boxes(request.targets, "targets", dtype, box_format, faults)
     weights = read_weights(request.weights, dtype, faults) if request.HasField("weights") else None
+    crowd = np.array(request.crowd, bool) if request.crowd else None
+    if crowd is not None and any("running_mean" in loss.needed for loss in losses):
+        faults.append(Violation("crowd", "does not go with a loss that needs a running mean; leave one of them out"))
     if faults:
         raise InvalidInputError(faults)
     _check_size("predictions", len(predictions) * len(losses), limits)
@@ -87,6 +90,12 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
             Violation("weights", f"has {len(weights)} numbers for {len(predictions)} predictions; send one for each")
         )
     mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
+    if crowd is not None and len(crowd) != len(predictions):
+        faults.append(
+            Violation(
+                "crowd", f"has {len(crowd)} values for {len(predictions)} predictions; send one for each, or none"
+            )
+        )
     invalid_predictions = invalid_rows(predictions, "predictions", box_format, mask, faults)
     invalid_targets = invalid_rows(targets, "targets", box_format, mask, faults)
     if faults:
@@ -98,11 +107,12 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
         request.prediction_gradients,
         request.target_gradients,
         request.similarities,
+        crowd is not None,
     )
     masked = NO_ROWS
     if len(invalid_predictions) or len(invalid_targets):
         masked = np.union1d(invalid_predictions, invalid_targets)
-    return work, Pairs(predictions, targets, box_format, masked, weights, reduction, diagonal, running_mean)
+    return work, Pairs(predictions, targets, box_format, masked, weights, reduction, diagonal, running_mean, crowd)
 
 
 def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) -> tuple[Matrix, Grid]:
