@@ -222,7 +222,7 @@ def test_crowds_are_compared_by_cocos_rule(client: boxloss.Client, narrow: boxlo
         pairs = each.evaluate(detections[:2] * 40, [[2, 2, 9, 9]] * 80, CIoU(), crowd=[True, True, False, False] * 20)
         assert pairs.iou[:4] == pytest.approx([0.0, 0.25, 0.0, 1 / 52])
         np.testing.assert_array_equal(pairs.loss[:2], pairs.loss[2:4])
-    with pytest.raises(InvalidInputError, match="crowd: has 2 rows for 1 predictions"):
+    with pytest.raises(InvalidInputError, match=r"crowd: has shape \(2,\) for 1 predictions; give one each"):
         client.evaluate(A, B, CIoU(), crowd=[True, False])
     with pytest.raises(InvalidInputError, match="crowd: does not go with a loss that needs a running mean"):
         client.evaluate(A, B, boxloss.WIoU(version=2), running_mean=0.5, crowd=[True])

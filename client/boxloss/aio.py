@@ -19,13 +19,9 @@ from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableErr
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
-    BoxFormat,
     EvaluationExchange,
-    Invalid,
     MatrixExchange,
-    Metric,
     Options,
-    Reduction,
     StreamExchange,
 )
 from boxloss.losses import Loss
@@ -34,6 +30,7 @@ from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
 if TYPE_CHECKING:
     from boxloss.v1.loss_service_pb2_grpc import LossServiceAsyncStub

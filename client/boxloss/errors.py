@@ -46,9 +46,9 @@ class InputError(BoxlossError):
         super().__init__("; ".join(map(str, violations)))
         self.violations = tuple(violations)
 
-    def within(self, *path: str) -> Self:
+    def within(self, path: str) -> Self:
         """The same error seen from further out: each field's name is prefixed with the path to it."""
-        return type(self)([Violation(".".join([*path, v.field]), v.description) for v in self.violations])
+        return type(self)([Violation(f"{path}.{v.field}", v.description) for v in self.violations])
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         """The same error with other names for some fields."""

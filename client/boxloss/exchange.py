@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, to_message, weights_of
 from boxloss.errors import InvalidInputError, Violation
@@ -20,11 +20,7 @@ from boxloss.losses import Loss
 from boxloss.results import Execution, LossResult, ServerInfo
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_to_message
-
-BoxFormat: TypeAlias = Literal["xyxy", "xywh", "cxcywh", "cxcywha_degrees", "cxcywha_radians", "quad"]
-Reduction: TypeAlias = Literal["none", "mean", "sum"]
-Invalid: TypeAlias = Literal["reject", "mask"]
-Metric: TypeAlias = Literal["iou", "giou", "diou", "ciou", "eiou"]
+from boxloss.words import COLUMNS, BoxFormat, Invalid, Metric, Reduction
 
 Batch: TypeAlias = tuple[Boxes, Boxes] | tuple[Boxes, Boxes, ArrayLike]
 """Predictions, targets and, where wanted, weights."""
@@ -35,9 +31,6 @@ Names: TypeAlias = dict[str, str]
 NO_NAMES: Names = {}
 
 Slice: TypeAlias = "slice[int, int, None]"
-
-_COLUMNS = {"cxcywha_degrees": 5, "cxcywha_radians": 5, "quad": 8}
-"""Numbers of a box, where they are not 4."""
 
 _BOX_FORMATS = enum_choices(array_pb2.BoxFormat.DESCRIPTOR)
 _REDUCTIONS = enum_choices(loss_service_pb2.Reduction.DESCRIPTOR)
@@ -83,20 +76,21 @@ class EvaluationExchange:
     ) -> None:
         self._losses = tuple(losses)
         self._options = options
-        self._columns = _COLUMNS.get(options.box_format, 4)
+        box_format = _number(_BOX_FORMATS, options.box_format, "box_format")
+        self._columns = COLUMNS[options.box_format]
         prediction_array = boxes_of(predictions, "predictions", self._columns)
         target_array = boxes_of(targets, "targets", self._columns)
         dtype = np.result_type(prediction_array, target_array)
         self._predictions = prediction_array.astype(dtype, copy=False)
         self._targets = target_array.astype(dtype, copy=False)
         self._weights = None if options.weights is None else weights_of(options.weights, dtype)
-        self._crowd = None if options.crowd is None else np.asarray(options.crowd, bool).reshape(-1)
         self._count = len(self._predictions)
+        self._crowd = _crowd_of(options.crowd, self._count, "predictions")
         self._check()
         self._template = loss_service_pb2.EvaluateRequest(
             losses=[loss_to_message(loss) for loss in self._losses],
             dtype=DTYPES[dtype],
-            box_format=_number(_BOX_FORMATS, options.box_format, "box_format"),  # type: ignore[arg-type]
+            box_format=box_format,  # type: ignore[arg-type]
             reduction=_number(_REDUCTIONS, options.reduction, "reduction"),  # type: ignore[arg-type]
             invalid_boxes=_number(_INVALID, options.invalid, "invalid"),  # type: ignore[arg-type]
             prediction_gradients=options.gradients,
@@ -190,7 +184,7 @@ class EvaluationExchange:
         for index, loss in enumerate(self._losses):
             if not isinstance(loss, Loss):
                 faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
-        for field, array in (("targets", self._targets), ("weights", self._weights), ("crowd", self._crowd)):
+        for field, array in (("targets", self._targets), ("weights", self._weights)):
             if array is not None and len(array) != self._count:
                 faults.append(
                     Violation(field, f"has {len(array)} rows for {self._count} predictions; give one for each")
@@ -217,22 +211,15 @@ class MatrixExchange:
         image_size: tuple[float, float] | None,
         server: ServerInfo,
     ) -> None:
-        numbers = _COLUMNS.get(box_format, 4)
+        format_number = _number(_BOX_FORMATS, box_format, "box_format")
+        numbers = COLUMNS[box_format]
         row_array, column_array = boxes_of(rows, "a", numbers), boxes_of(columns, "b", numbers)
         dtype = np.result_type(row_array, column_array)
         self._rows, self._columns = row_array.astype(dtype, copy=False), column_array.astype(dtype, copy=False)
-        self._crowd = None if crowd is None else np.asarray(crowd, bool)
-        if self._crowd is not None and self._crowd.shape != (len(self._columns),):
-            raise InvalidInputError(
-                [
-                    Violation(
-                        "crowd", f"has shape {self._crowd.shape} for {len(self._columns)} boxes in b; give one each"
-                    )
-                ]
-            )
+        self._crowd = _crowd_of(crowd, len(self._columns), "boxes in b")
         self._template = loss_service_pb2.PairwiseIouRequest(
             dtype=DTYPES[dtype],
-            box_format=_number(_BOX_FORMATS, box_format, "box_format"),  # type: ignore[arg-type]
+            box_format=format_number,  # type: ignore[arg-type]
             invalid_boxes=_number(_INVALID, invalid, "invalid"),  # type: ignore[arg-type]
             image_size=_image_size(image_size),
         )
@@ -333,6 +320,16 @@ class StreamExchange:
         result = exchange.results(self._answers)[0]
         self._answers = []
         return result
+
+
+def _crowd_of(crowd: ArrayLike | None, count: int, boxes: str) -> NDArray[np.bool_] | None:
+    """The marks of crowds, one for each of the boxes."""
+    if crowd is None:
+        return None
+    marks = np.asarray(crowd, bool)
+    if marks.shape != (count,):
+        raise InvalidInputError([Violation("crowd", f"has shape {marks.shape} for {count} {boxes}; give one each")])
+    return marks
 
 
 def _image_size(size: tuple[float, float] | None) -> loss_service_pb2.ImageSize | None:

@@ -34,11 +34,11 @@ from boxloss.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
-from boxloss.exchange import BoxFormat, Invalid
 from boxloss.losses import CATALOGUE
 from boxloss.offer import server_info
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe
+from boxloss.words import BoxFormat, Invalid
 
 _PINGS = 5
 _PIPE_WIDTH = 1000

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from boxloss.arrays import Array
 from boxloss.cli.faults import fault
-from boxloss.exchange import BoxFormat
+from boxloss.words import BoxFormat
 
 NAMES: dict[BoxFormat, tuple[tuple[str, ...], ...]] = {
     "xyxy": (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")),

@@ -13,8 +13,8 @@ from boxloss.cli.faults import fault
 from boxloss.cli.matching import Track, untracked
 from boxloss.cli.readers import NAMES, BoxFile
 from boxloss.client import Client
-from boxloss.exchange import BoxFormat
 from boxloss.losses import IoU, Loss
+from boxloss.words import BoxFormat
 
 _PART = 2**16
 _NAMED = 3

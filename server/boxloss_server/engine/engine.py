@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from boxloss.losses import AlphaIoU, CIoU, EIoU, GIoU, IoU, Loss, SmoothL1, WIoU
-from boxloss_server.engine.formats import COLUMNS, gradient_rows, polygon_corners, write_planes
+from boxloss.words import COLUMNS
+from boxloss_server.engine.formats import gradient_rows, polygon_corners, write_planes
 from boxloss_server.engine.pairs import Array, Evaluation, Grid, Layout, Matrix, Pairs, Score, Scores
 from boxloss_server.losses import Geometry, OrientedGeometry, evaluate, ratio, similarity
 
@@ -114,18 +115,13 @@ class Engine:
             write_planes(place[:columns], request.predictions, request.box_format, request.masked)
             write_planes(place[columns : 2 * columns], request.targets, request.box_format, request.masked)
             _write_scale(place[2 * columns], request)
-            given = {
-                "image_size": request.squared_image_diagonal,
-                "running_mean": request.running_mean,
-                "crowd": request.crowd,
-            }
-            for plane, need in zip(place[2 * columns + 1 :], sorted(work.needs), strict=True):
-                plane[:] = given[need]
+            for plane, need in zip(place[2 * columns + 1 :], work.needs, strict=True):
+                plane[:] = _given(request, need)
         return staging.to(self.device, non_blocking=True)
 
     def _compute(self, work: Evaluation, batch: Tensor) -> Array:
         """Planes: the IoU, then for each loss its value and the gradients asked for."""
-        needs = dict(zip(sorted(work.needs), batch[len(batch) - len(work.needs) :], strict=True))
+        needs = dict(zip(work.needs, batch[len(batch) - len(work.needs) :], strict=True))
         columns = (len(batch) - len(needs)) // 2
         prediction = batch[:columns].requires_grad_(work.prediction_gradients)
         target = batch[columns : 2 * columns].requires_grad_(work.target_gradients)
@@ -159,6 +155,16 @@ def _geometry(
     if layout == "corners":
         return Geometry(prediction, target, squared_image_diagonal, running_mean)
     return OrientedGeometry(polygon_corners(prediction, layout), polygon_corners(target, layout))
+
+
+def _given(request: Pairs, need: str) -> Any:
+    """What a request gives of what its work needs."""
+    match need:
+        case "image_size":
+            return request.squared_image_diagonal
+        case "running_mean":
+            return request.running_mean
+    return request.crowd
 
 
 def _write_scale(scale: Array, request: Pairs) -> None:

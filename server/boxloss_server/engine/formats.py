@@ -12,18 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxloss_server.engine.pairs import Array, BoxFormat, Layout, Rows
+from boxloss.words import COLUMNS, BoxFormat
+from boxloss_server.engine.pairs import Array, Layout, Rows
 from boxloss_server.losses.polygons import rectangle_corners
-
-COLUMNS: dict[BoxFormat, int] = {
-    "xyxy": 4,
-    "xywh": 4,
-    "cxcywh": 4,
-    "cxcywha_degrees": 5,
-    "cxcywha_radians": 5,
-    "quad": 8,
-}
-"""Numbers of a box."""
 
 _UNIT_BOX: dict[int, list[float]] = {
     4: [0, 0, 1, 1],

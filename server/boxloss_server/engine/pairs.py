@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxloss.losses import Loss
+from boxloss.words import BoxFormat, Reduction
 
 Precision = Literal["float32", "float64"]
-BoxFormat = Literal["xyxy", "xywh", "cxcywh", "cxcywha_degrees", "cxcywha_radians", "quad"]
 Layout = Literal["corners", "cxcywha_degrees", "cxcywha_radians", "quad"]
 """What is computed on: axis-aligned boxes become corners, oriented ones stay as they are."""
-Reduction = Literal["none", "mean", "sum"]
 Array = NDArray[np.floating]
 Rows = NDArray[np.int64]
 
@@ -32,11 +32,11 @@ class Evaluation:
     similarities: bool = False
     crowds: bool = False
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """What is needed besides the boxes: "image_size", "running_mean", "crowd"."""
+    @cached_property
+    def needs(self) -> tuple[str, ...]:
+        """What is needed besides the boxes, of "crowd", "image_size" and "running_mean", in this order."""
         crowd = {"crowd"} if self.crowds else set()
-        return frozenset(crowd.union(*(loss.needed for loss in self.losses)))
+        return tuple(sorted(crowd.union(*(loss.needed for loss in self.losses))))
 
 
 @dataclass(frozen=True)

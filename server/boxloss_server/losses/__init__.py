@@ -61,12 +61,12 @@ def box_loss(
 
 
 def box_similarity(rows: Tensor, columns: Tensor, loss: Loss) -> Tensor:
-    """The metric that belongs to a loss of the form 1 - IoU + penalties, between all rows and all columns.
+    """The similarity that belongs to a loss, between all rows and all columns.
 
     Args:
         rows: boxes of shape (N, 4) as left, top, right, bottom, not inverted.
         columns: boxes of shape (M, 4).
-        loss: names the metric; `IoU()` gives the plain IoU.
+        loss: whose similarity; `IoU()` gives the plain IoU.
 
     Returns:
         A matrix of shape (N, M), 1 for identical boxes.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from boxloss.errors import Violation
 from boxloss.v1 import array_pb2
 from boxloss.wire import refuse_unknown_fields
-from boxloss_server.engine import COLUMNS
-from boxloss_server.engine.pairs import Array, BoxFormat, Rows
+from boxloss.words import COLUMNS, BoxFormat
+from boxloss_server.engine.pairs import Array, Rows
 
 _LARGEST = {"float32": 1e15, "float64": 1e150}
 """Coordinates beyond these would let an area overflow."""

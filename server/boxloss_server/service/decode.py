@@ -15,8 +15,9 @@ from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedE
 from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
+from boxloss.words import BoxFormat
 from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs, layout_of
-from boxloss_server.engine.pairs import Array, BoxFormat
+from boxloss_server.engine.pairs import Array
 from boxloss_server.service.arrays import NO_ROWS, invalid_rows, read_boxes, read_weights
 
 MAX_LOSSES = 64
@@ -81,21 +82,16 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     if faults:
         raise InvalidInputError(faults)
     _check_size("predictions", len(predictions) * len(losses), limits)
-    if len(targets) != len(predictions):
-        faults.append(
-            Violation("targets", f"has {len(targets)} boxes for {len(predictions)} predictions; send one for each")
-        )
-    if weights is not None and len(weights) != len(predictions):
-        faults.append(
-            Violation("weights", f"has {len(weights)} numbers for {len(predictions)} predictions; send one for each")
-        )
-    mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
-    if crowd is not None and len(crowd) != len(predictions):
-        faults.append(
-            Violation(
-                "crowd", f"has {len(crowd)} values for {len(predictions)} predictions; send one for each, or none"
+    for field, array, elements in (
+        ("targets", targets, "boxes"),
+        ("weights", weights, "numbers"),
+        ("crowd", crowd, "values"),
+    ):
+        if array is not None and len(array) != len(predictions):
+            faults.append(
+                Violation(field, f"has {len(array)} {elements} for {len(predictions)} predictions; send one for each")
             )
-        )
+    mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
     invalid_predictions = invalid_rows(predictions, "predictions", box_format, mask, faults)
     invalid_targets = invalid_rows(targets, "targets", box_format, mask, faults)
     if faults:
