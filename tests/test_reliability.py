@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import boxloss
 from boxloss import CIoU, GIoU, wire
+from boxloss.status import error_of
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceServicer, LossServiceStub, add_LossServiceServicer_to_server
 from tests.boxes import random_boxes
@@ -260,6 +262,17 @@ async def test_asyncio_errors_are_the_same(server: ServerProcess) -> None:
             await client.evaluate(LARGE, LARGE, CIoU(), timeout=0.01)
     with pytest.raises(boxloss.BoxlossError, match="closed"):
         await client.evaluate(A, B, CIoU())
+
+
+def test_a_connection_that_breaks_while_a_message_is_written_is_tried_again() -> None:
+    """Whether a killed server is noticed by a write or by a read is a matter of microseconds."""
+    nothing = grpc.aio.Metadata()
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "Internal error from Core")
+    error = error_of(broken, "somewhere:1", "EvaluateStream")
+    assert isinstance(error, boxloss.ServerUnavailableError)
+    assert "the connection to somewhere:1 broke" in str(error)
+    failed = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "something else")
+    assert isinstance(error_of(failed, "somewhere:1", "Evaluate"), boxloss.ServerError)
 
 
 def test_an_older_server_is_named() -> None:

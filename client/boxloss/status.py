@@ -23,6 +23,10 @@ from boxloss.errors import (
 _BY_REASON = {error.reason: error for error in (InvalidInputError, RequestTooLargeError, UnsupportedError)}
 
 
+_BROKEN_WHILE_WRITING = "Internal error from Core"
+"""What grpc.aio calls it when a connection breaks while a message is written; no server sends it."""
+
+
 def error_of(error: Any, address: str, method: str) -> BoxlossError:
     """The boxloss error that a failed call stands for.
 
@@ -50,6 +54,8 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
             return DeadlineExceededError(
                 f"{address} did not answer {method} in time ({message}); allow a longer timeout, or send less at once"
             )
+        case grpc.StatusCode.INTERNAL if error.details() == _BROKEN_WHILE_WRITING:
+            return ServerUnavailableError(f"the connection to {address} broke; is the server still there?")
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
