@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import grpc
@@ -10,6 +11,8 @@ import pytest
 import boxloss
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from tests.servers import ServerProcess
+
+os.environ["BOXLOSS_COMPILE"] = "off"  # What needs kernels asks for them: compiling takes half a minute of a CPU.
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ class Work:
         self.batches.append((work, list(requests)))
         if "poison" in requests:
             raise RuntimeError("poisoned")
-        return [f"{work}:{request}" for request in requests]
+        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests]
 
 
 class Ledger:
@@ -38,10 +38,6 @@ class Ledger:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.rejections: list[str] = []
-        self.waiting: list[tuple[int, int]] = []
-
-    def admitted(self, waiting_requests: int, waiting_pairs: int) -> None:
-        self.waiting.append((waiting_requests, waiting_pairs))
 
     def queued(self, seconds: float) -> None:
         assert seconds >= 0
@@ -63,18 +59,18 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Room:
-    """A batcher with its surroundings; batches of more than `LARGE` pairs go to the worker."""
+    """A batcher with its surroundings; requests of more than `LARGE` pairs go to the worker."""
 
-    def __init__(self, capacity: int = 10_000, batch_pairs: int = 1000) -> None:
+    def __init__(self, capacity: int = 10_000, batch_pairs: int = 1000, window: float = 0.05) -> None:
         self.work = Work()
         self.ledger = Ledger()
         self.capacity = Capacity(capacity)
         self.batcher = Batcher(
             self.work,
             self.capacity,
-            window=0.05,
+            window=window,
             batch_pairs=batch_pairs,
-            inline_pairs=LARGE,
+            small_pairs=LARGE,
             observer=self.ledger,
         )
 
@@ -130,12 +126,65 @@ async def test_large_batches_grow_while_the_worker_is_busy() -> None:
     first = room.submit("first", pairs=LARGE + 1)
     await until(lambda: bool(room.ledger.reasons))
     later = [room.submit(name, pairs=LARGE + 1) for name in "abc"]
-    for _ in range(1000):  # Many more turns of the loop than a pause has.
-        await asyncio.sleep(0)
+    await room.until_waiting(4 * (LARGE + 1))
     room.work.gate.set()
     await asyncio.gather(first, *later)
     assert [requests for _, requests in room.work.batches] == [["first"], ["a", "b", "c"]]
-    assert room.ledger.reasons[-1] == "worker"
+    assert room.ledger.reasons == ["idle", "worker"]
+
+
+async def test_clients_with_large_requests_take_turns() -> None:
+    room = Room(batch_pairs=2 * LARGE)
+    room.work.gate.clear()
+    first = room.submit("first", pairs=LARGE + 1)
+    await until(lambda: bool(room.ledger.reasons))
+    many = [room.submit(f"many{number}", pairs=LARGE + 1, client="many") for number in range(3)]
+    await room.until_waiting(4 * (LARGE + 1))
+    few = room.submit("few", pairs=LARGE + 1, client="few")
+    await room.until_waiting(5 * (LARGE + 1))
+    room.work.gate.set()
+    await asyncio.gather(first, *many, few)
+    assert [requests for _, requests in room.work.batches] == [["first"], ["many0"], ["few"], ["many1"], ["many2"]]
+
+
+async def test_callers_that_come_together_wait_for_each_other() -> None:
+    room = Room()
+    for _ in range(2):  # Two rounds show how many callers there are.
+        await asyncio.gather(*(room.submit(name) for name in "abcd"))
+    early = [room.submit(name) for name in "abc"]
+    await room.until_waiting(3)
+    for _ in range(1000):  # Many more turns of the loop than a pause has.
+        await asyncio.sleep(0)
+    late = room.submit("d")
+    await asyncio.gather(*early, late)
+    assert room.work.batches[-1] == ("ciou", ["a", "b", "c", "d"])
+
+
+async def test_callers_that_have_gone_are_waited_for_no_longer_than_the_window() -> None:
+    room = Room()
+    for _ in range(2):
+        await asyncio.gather(*(room.submit(name) for name in "abcd"))
+    for _ in range(3):
+        await room.submit("lone")
+    assert room.ledger.reasons == ["pause", "pause", "window", "pause", "pause"]
+
+
+async def test_a_round_closes_early_for_the_nearest_deadline() -> None:
+    room = Room(window=60)
+    for _ in range(2):
+        await asyncio.gather(*(room.submit(name) for name in "abc"))
+    patient, hurried = room.submit("patient"), room.submit("hurried", work="giou", deadline=time.monotonic() + 0.1)
+    assert (await hurried).result == "giou:hurried"
+    assert (await patient).result == "ciou:patient"
+    assert room.ledger.reasons[-2:] == ["deadline", "deadline"]
+
+
+async def test_an_error_among_the_results_is_that_requests_own() -> None:
+    room = Room()
+    good, bad = room.submit("good"), room.submit("bad")
+    assert (await good).result == "ciou:good"
+    with pytest.raises(ValueError, match="bad request"):
+        await bad
 
 
 async def test_a_full_queue_turns_away_and_says_when_to_return() -> None:
@@ -147,7 +196,7 @@ async def test_a_full_queue_turns_away_and_says_when_to_return() -> None:
     assert 0 < refused.value.retry_after <= 1
     assert (await accepted).result == "ciou:accepted"
     assert room.ledger.rejections == ["queue_full"]
-    assert room.ledger.waiting[-1] == (0, 0)
+    assert (room.capacity.requests, room.capacity.pairs) == (0, 0)
 
 
 async def test_patient_requests_wait_for_room_in_their_order() -> None:
@@ -186,10 +235,17 @@ async def test_a_request_past_its_deadline_is_never_computed() -> None:
     assert room.ledger.rejections == ["deadline"]
 
 
-@pytest.mark.parametrize("pairs", [1, LARGE + 1], ids=["on the loop", "in the worker"])
-async def test_a_failing_batch_fails_its_requests_and_the_next_one_works(pairs: int) -> None:
+async def test_a_failing_batch_fails_its_requests_and_the_next_one_works() -> None:
     room = Room()
-    outcomes = await asyncio.gather(*(room.submit(name, pairs) for name in ("a", "poison")), return_exceptions=True)
+    outcomes = await asyncio.gather(*(room.submit(name) for name in ("a", "poison")), return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == ["poisoned", "poisoned"]
-    assert (await room.submit("b", pairs)).result == "ciou:b"
+    assert (await room.submit("b")).result == "ciou:b"
+    assert room.capacity.pairs == 0
+
+
+async def test_a_batch_that_fails_in_the_worker_does_not_end_the_worker() -> None:
+    room = Room()
+    with pytest.raises(RuntimeError, match="poisoned"):
+        await room.submit("poison", LARGE + 1)
+    assert (await room.submit("b", LARGE + 1)).result == "ciou:b"
     assert room.capacity.pairs == 0

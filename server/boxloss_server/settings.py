@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
+from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -38,8 +40,18 @@ class Settings(BaseSettings):
         2**22, ge=1, description="Most pairs that may wait or be computed at once; more are turned away."
     )
     batch_window_ms: float = Field(
-        8.0, ge=0, le=1000, description="Longest time a batch stays open while calls keep coming, in ms."
+        4.0, ge=0, le=1000, description="Longest time that small calls wait for others to share a batch, in ms."
     )
+    compile: Literal["background", "ahead", "off"] = Field(
+        "background",
+        description="When losses are compiled: background (those often asked for, while others are served), "
+        "ahead (common ones before serving, too) or off.",
+    )
+    kernel_cache: Path = Field(
+        user_cache_path("boxloss") / "kernels",
+        description="Folder that keeps compiled losses; their code is run, so others must not be able to write there.",
+    )
+    max_kernels: int = Field(64, ge=0, description="Most losses and combinations that are compiled.")
     shutdown_grace_s: float = Field(
         30.0, ge=0, description="After SIGTERM, time for accepted requests to be answered, in seconds."
     )

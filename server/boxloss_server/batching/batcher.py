@@ -1,30 +1,30 @@
-"""The batcher: requests that ask for the same work wait together and are computed in one call."""
+"""The batcher: requests that ask for the same work are computed in one call."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from boxloss.errors import DeadlineExceededError, ServerBusyError
+from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.observer import Observer
 
 Result = TypeVar("Result")
 
-_IDLE_TICK = 50e-6
+_PAUSE = 75e-6
+"""Seconds. If the event loop has nothing to do for so long, no call waits to be handed over."""
+_IDLE_TURN = 25e-6
 """Seconds. A turn of the event loop that takes less did nothing."""
-_IDLE_TICKS = 40
-"""So many idle turns, about 0.2 ms, are a pause: no call waits to be handed over."""
+_MARGIN = 2e-3
+"""Seconds before a request's deadline at which it stops to wait for others."""
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[Result]):
+class Outcome(NamedTuple, Generic[Result]):
     """A request's result, and how it came about. Times are seconds."""
 
     result: Result
@@ -34,45 +34,56 @@ class Outcome(Generic[Result]):
     batch_pairs: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Entry:
+class _Entry(NamedTuple):
     """A request that waits."""
 
+    work: Hashable
     request: Any
     pairs: int
     deadline: float
+    client: Hashable
     arrived: float
     outcome: asyncio.Future[Outcome[Any]]
 
 
-@dataclass(eq=False)
 class _Batch:
-    """The entries that wait for the same work."""
+    """Small requests that ask for the same work."""
 
-    work: Hashable
-    entries: list[_Entry] = field(default_factory=list)
-    pairs: int = 0
-    opened: float = 0.0
-    looked: float = 0.0
-    """When the batch was last looked at, and how many entries it had then."""
-    counted: int = 0
-    idle_ticks: int = 0
-    """Turns of the event loop since the last entry came in which the loop did nothing else."""
-    timer: asyncio.Handle = field(init=False)
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+        self.pairs = 0
+
+
+class _Round:
+    """The small requests that gather at a time."""
+
+    def __init__(self, opened: float, closes: float) -> None:
+        self.batches: dict[Hashable, _Batch] = {}
+        self.requests = 0
+        self.closes = closes
+        self.looked = opened
+        """When the event loop was last looked at, and how many requests there were then."""
+        self.counted = 0
+        self.idle = 0.0
+        """Seconds in which the loop had nothing to do since the last request came."""
+        self.timer: asyncio.Handle
+        self.look: asyncio.Handle | None = None
 
 
 class Batcher:
     """Gathers requests into batches and computes them. Belongs to the event loop that it is made on.
 
-    Small batches run on the event loop itself, where a hand-over to a thread and back would cost more than it frees;
-    large ones run in a single worker thread, so that they do not keep small ones waiting.
+    Small requests gather in rounds and are computed on the event loop itself, where a hand-over to a thread and back
+    would cost more than it frees. A round lasts until as many requests have come as in the last ones and the loop has
+    a pause: a lone caller waits for nobody, many callers find each other. Large requests wait for a single worker
+    thread, and share a batch with those that come until it is free.
 
     Args:
-        compute: computes the same work for a list of requests; answers in their order.
+        compute: computes the same work for a list of requests; answers in their order, with a result or an error.
         capacity: room for the requests that wait or are computed.
-        window: longest time in seconds that a batch stays open while requests keep coming.
-        batch_pairs: a batch closes when it has so many pairs.
-        inline_pairs: batches of up to so many pairs run on the event loop.
+        window: longest time in seconds that a round lasts.
+        batch_pairs: most pairs of a batch of large requests, unless a single one has more.
+        small_pairs: requests of up to so many pairs are small, and so are their batches.
         observer: hears what happens.
     """
 
@@ -82,24 +93,31 @@ class Batcher:
         capacity: Capacity,
         window: float,
         batch_pairs: int,
-        inline_pairs: int,
+        small_pairs: int,
         observer: Observer,
     ) -> None:
         self._compute = compute
         self._capacity = capacity
         self._window = window
         self._batch_pairs = batch_pairs
-        self._inline_pairs = inline_pairs
+        self._small_pairs = min(small_pairs, batch_pairs)
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._open: dict[Hashable, _Batch] = {}
-        self._overdue: deque[_Batch] = deque()
+        self._round: _Round | None = None
+        self._last_rounds = (1, 1)
+        self._backlog: Backlog[_Entry] = Backlog()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="boxloss-engine")
         self._worker_busy = False
         self._pairs_per_second = 1e6
 
     async def submit(
-        self, work: Hashable, request: Any, pairs: int, deadline: float = float("inf"), patient: bool = False
+        self,
+        work: Hashable,
+        request: Any,
+        pairs: int,
+        deadline: float = float("inf"),
+        client: Hashable = None,
+        patient: bool = False,
     ) -> Outcome[Any]:
         """Has a request computed together with others that ask for the same work.
 
@@ -108,6 +126,7 @@ class Batcher:
             request: what to compute it for.
             pairs: how much the request counts against the capacity and the batch.
             deadline: time, as time.monotonic() tells it, after which nobody waits for the answer.
+            client: who asks; clients take turns.
             patient: whether to wait for room instead of failing when the queue is full.
 
         Raises:
@@ -124,84 +143,97 @@ class Batcher:
                 retry_after=min(max(self._capacity.pairs / self._pairs_per_second, 0.01), 1.0),
             )
         try:
-            self._observer.admitted(self._capacity.requests, self._capacity.pairs)
-            return await self._enter(work, request, pairs, deadline)
+            entry = _Entry(work, request, pairs, deadline, client, time.monotonic(), self._loop.create_future())
+            if pairs <= self._small_pairs:
+                self._gather(entry)
+            else:
+                self._backlog.add(entry)
+                self._start_worker("idle")
+            return await entry.outcome
         finally:
             self._capacity.release(room)
-            self._observer.admitted(self._capacity.requests, self._capacity.pairs)
 
     def shut_down(self) -> None:
         """Lets go of the worker thread. Call it when no request waits any more."""
         self._worker.shutdown()
 
-    def _enter(self, work: Hashable, request: Any, pairs: int, deadline: float) -> asyncio.Future[Outcome[Any]]:
-        """Puts a request into the open batch for its work."""
-        now = time.monotonic()
-        batch = self._open.get(work)
-        if batch is not None and batch.pairs + pairs > self._batch_pairs:
-            self._close(batch, "full")
+    def _gather(self, entry: _Entry) -> None:
+        """Puts a small request into the round."""
+        gathering = self._round
+        if gathering is None:
+            gathering = self._round = _Round(entry.arrived, entry.arrived + self._window)
+            gathering.timer = self._loop.call_later(self._window, self._close, "window")
+        batch = gathering.batches.get(entry.work)
+        if batch is not None and batch.pairs + entry.pairs > self._small_pairs:
+            self._compute_batch(gathering.batches.pop(entry.work).entries, "full")
             batch = None
         if batch is None:
-            batch = self._open[work] = _Batch(work, opened=now)
-            batch.timer = self._loop.call_soon(self._look, batch)
-        entry = _Entry(request, pairs, deadline, now, self._loop.create_future())
+            batch = gathering.batches[entry.work] = _Batch()
         batch.entries.append(entry)
-        batch.pairs += pairs
-        if batch.pairs >= self._batch_pairs:
-            self._close(batch, "full")
-        return entry.outcome
+        batch.pairs += entry.pairs
+        gathering.requests += 1
+        if entry.deadline - _MARGIN < gathering.closes:
+            gathering.closes = entry.deadline - _MARGIN
+            gathering.timer.cancel()
+            gathering.timer = self._loop.call_later(max(gathering.closes - entry.arrived, 0), self._close, "deadline")
+        if gathering.look is None and gathering.requests >= min(self._last_rounds):
+            gathering.look = self._loop.call_soon(self._look, gathering)
 
-    def _look(self, batch: _Batch) -> None:
-        """Called in every turn of the event loop while the batch gathers.
-
-        Turns, not timers: event loops keep time in milliseconds, and gRPC hands over waiting calls one by one, a few
-        turns apart.
-        """
+    def _look(self, gathering: _Round) -> None:
+        """Looks for a pause, in every turn of the event loop: its timers are too coarse."""
         now = time.monotonic()
-        if len(batch.entries) > batch.counted:
-            batch.counted = len(batch.entries)
-            batch.idle_ticks = 0
-        elif now - batch.looked < _IDLE_TICK:
-            batch.idle_ticks += 1
-        batch.looked = now
-        if now - batch.opened >= self._window:
-            self._close(batch, "window")
-        elif batch.idle_ticks >= _IDLE_TICKS:
-            self._close(batch, "pause")
+        elapsed = now - gathering.looked
+        gathering.looked = now
+        if gathering.requests > gathering.counted:
+            gathering.counted = gathering.requests
+            gathering.idle = 0.0
+        elif elapsed < _IDLE_TURN:
+            gathering.idle += elapsed
+        if gathering.idle >= _PAUSE:
+            self._close("pause")
         else:
-            batch.timer = self._loop.call_soon(self._look, batch)
+            gathering.look = self._loop.call_soon(self._look, gathering)
 
-    def _close(self, batch: _Batch, reason: str) -> None:
-        """Ends the batch's time of gathering. Where it has to wait for the worker, more may join until it is full."""
-        batch.timer.cancel()
-        if batch.pairs <= self._inline_pairs or not self._worker_busy:
-            self._start(batch, reason)
-            return
-        if batch not in self._overdue:
-            self._overdue.append(batch)
-        if reason == "full":
-            del self._open[batch.work]
+    def _close(self, reason: str) -> None:
+        """Ends the round and computes its batches."""
+        gathering = self._round
+        assert gathering
+        self._round = None
+        gathering.timer.cancel()
+        if gathering.look:
+            gathering.look.cancel()
+        self._last_rounds = (self._last_rounds[1], gathering.requests)
+        for batch in gathering.batches.values():
+            self._compute_batch(batch.entries, reason)
 
-    def _start(self, batch: _Batch, reason: str) -> None:
-        """Computes the batch for those of its entries that still want it."""
-        if self._open.get(batch.work) is batch:
-            del self._open[batch.work]
+    def _compute_batch(self, entries: list[_Entry], reason: str) -> None:
+        """Computes a batch of small requests here and now."""
         now = time.monotonic()
-        entries = [entry for entry in batch.entries if self._is_wanted(entry, now)]
-        pairs = sum(entry.pairs for entry in entries)
-        if not entries:
-            self._start_overdue()
-            return
-        self._observer.closed(reason, len(entries), pairs)
-        for entry in entries:
-            self._observer.queued(now - entry.arrived)
-        compute = partial(self._compute, batch.work, [entry.request for entry in entries])
-        if pairs <= self._inline_pairs:
-            self._answer(entries, now, compute)
-        else:
-            self._worker_busy = True
-            working = asyncio.wrap_future(self._worker.submit(compute))
-            working.add_done_callback(partial(self._worked, entries, now))
+        if entries := self._wanted(entries, reason, now):
+            self._answer(entries, now, partial(self._compute, entries[0].work, [entry.request for entry in entries]))
+
+    def _start_worker(self, reason: str) -> None:
+        """Has the worker compute the next batch of large requests, if it is free."""
+        while self._backlog and not self._worker_busy:
+            now = time.monotonic()
+            if entries := self._wanted(self._backlog.take(self._batch_pairs), reason, now):
+                self._worker_busy = True
+                computing = self._worker.submit(self._compute, entries[0].work, [entry.request for entry in entries])
+                asyncio.wrap_future(computing).add_done_callback(partial(self._worked, entries, now))
+
+    def _worked(self, entries: list[_Entry], started: float, computed: asyncio.Future[Sequence[Any]]) -> None:
+        self._worker_busy = False
+        self._start_worker("worker")  # First of all: the device must not wait for answers to be written.
+        self._answer(entries, started, computed.result)
+
+    def _wanted(self, entries: list[_Entry], reason: str, now: float) -> list[_Entry]:
+        """Those entries of a batch that starts which somebody still waits for."""
+        wanted = [entry for entry in entries if self._is_wanted(entry, now)]
+        if wanted:
+            self._observer.closed(reason, len(wanted), sum(entry.pairs for entry in wanted))
+            for entry in wanted:
+                self._observer.queued(now - entry.arrived)
+        return wanted
 
     def _is_wanted(self, entry: _Entry, now: float) -> bool:
         if entry.outcome.done():
@@ -214,28 +246,20 @@ class Batcher:
             return False
         return True
 
-    def _worked(self, entries: list[_Entry], started: float, working: asyncio.Future[Sequence[Any]]) -> None:
-        self._worker_busy = False
-        self._answer(entries, started, working.result)
-        self._start_overdue()
-
-    def _start_overdue(self) -> None:
-        if self._overdue and not self._worker_busy:
-            self._start(self._overdue.popleft(), "worker")
-
     def _answer(self, entries: list[_Entry], started: float, compute: Callable[[], Sequence[Any]]) -> None:
-        """Hands every entry its result, or all of them the error that the computation ends with."""
+        """Hands every entry its result or error, or all of them the error that the computation ends with."""
         try:
             results = compute()
         except Exception as error:
-            for entry in entries:
-                if not entry.outcome.done():
-                    entry.outcome.set_exception(error)
-            return
+            results = [error] * len(entries)
         seconds = time.monotonic() - started
         pairs = sum(entry.pairs for entry in entries)
         self._pairs_per_second += 0.1 * (pairs / max(seconds, 1e-6) - self._pairs_per_second)
         self._observer.computed(seconds)
         for entry, result in zip(entries, results, strict=True):
-            if not entry.outcome.done():
+            if entry.outcome.done():
+                continue
+            if isinstance(result, Exception):
+                entry.outcome.set_exception(result)
+            else:
                 entry.outcome.set_result(Outcome(result, started - entry.arrived, seconds, len(entries), pairs))

@@ -8,17 +8,14 @@ from typing import Protocol
 class Observer(Protocol):
     """Hears what happens in a batcher. Times are seconds."""
 
-    def admitted(self, waiting_requests: int, waiting_pairs: int) -> None:
-        """Called when a request starts or stops to count against the capacity."""
-
     def queued(self, seconds: float) -> None:
         """Called for each request when its batch starts."""
 
     def closed(self, reason: str, requests: int, pairs: int) -> None:
         """Called for each batch that starts.
 
-        Reasons: "pause" (no more requests came), "window" (open for its longest time), "full", "worker" (it waited
-        until the worker was free).
+        Reasons, of small requests: "pause" (no more came), "window" (open for its longest time), "deadline" (the
+        nearest was near) and "full"; of large ones: "idle" (the worker was free) and "worker" (it became free).
         """
 
     def computed(self, seconds: float) -> None:

@@ -1,81 +1,89 @@
-"""The engine: one batch on one device, from the requests' arrays to their scores."""
+"""The engine: one batch on one device."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from boxloss.losses import AlphaIoU, CIoU, EIoU, GIoU, IoU, Loss, SmoothL1, WIoU
-from boxloss.words import COLUMNS
-from boxloss_server.engine.formats import gradient_rows, polygon_corners, write_planes
-from boxloss_server.engine.pairs import Array, Evaluation, Grid, Layout, Matrix, Pairs, Score, Scores
-from boxloss_server.losses import Geometry, OrientedGeometry, evaluate, ratio, similarity
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+from boxloss.errors import InvalidInputError
+from boxloss.losses import AlphaIoU, CIoU, EIoU, GIoU, IoU, SmoothL1
+from boxloss_server.engine.batch import Batch
+from boxloss_server.engine.formats import geometry_of, unit_box
+from boxloss_server.engine.function import dtype_of
+from boxloss_server.engine.kernels import Kernels
+from boxloss_server.engine.pairs import Array, Evaluation, Grid, Matrix, Pairs, Rows, Scores
+from boxloss_server.losses import ratio, similarity
 
 _VECTOR = 64
-"""Batches are filled up to a multiple of this. The CPU computes whole vectors with other instructions than what is
+"""Tiles are filled up to a multiple of this. The CPU computes whole vectors with other instructions than what is
 left over, and so rounds differently: without it, a pair's result would depend on its neighbours."""
+
+_TILE = {"cpu": 2**14, "cuda": 2**18}
+"""Pairs that are computed at once: on a CPU what its caches hold, on a GPU what keeps it busy."""
 
 
 class Engine:
     """Computes batches on one device. Calls may overlap: a batch owns its buffers.
 
     Args:
-        device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        ValueError: the device does not exist here.
+        device: where to compute.
+        kernels: its compiled functions.
     """
 
-    def __init__(self, device: str = "auto") -> None:
-        gpus = torch.cuda.device_count()
-        if device == "auto":
-            device = "cuda:0" if gpus else "cpu"
-        try:
-            self.device = torch.device(device)
-        except RuntimeError:
-            raise ValueError(f"device {device!r} is not known; use auto, cpu or cuda:N") from None
-        if self.device.type not in ("cpu", "cuda"):
-            raise ValueError(f"device {device!r} is not served; use auto, cpu or cuda:N")
-        if self.device.type == "cuda" and (self.device.index or 0) >= gpus:
-            raise ValueError(f"device {device!r} is not here: {gpus} GPUs are visible; use auto, cpu or another number")
+    def __init__(self, device: torch.device, kernels: Kernels) -> None:
+        self.device = device
+        self._kernels = kernels
 
-    def run(self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]) -> Sequence[Scores | Array]:
+    def warm_up(self) -> None:
+        """Makes ready for the first request: the common kernels, and what torch sets up when it is first used."""
+        self._kernels.prepare()
+        boxes = np.array([[0.0, 0.0, 2.0, 2.0]])
+        for precision in ("float32", "float64"):
+            work = Evaluation((SmoothL1(), CIoU(), EIoU(), AlphaIoU(GIoU())), "xyxy", precision, True, True)
+            self.evaluate(work, [Pairs(boxes, boxes + 1)])
+            self.matrix(Matrix(IoU(), "xyxy", precision), Grid(boxes, boxes))
+
+    def run(
+        self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]
+    ) -> Sequence[Scores | Array | InvalidInputError]:
         """Computes the same work for all requests of a batch; answers in their order."""
         if isinstance(work, Evaluation):
             return self.evaluate(work, cast(Sequence[Pairs], requests))
         return [self.matrix(work, grid) for grid in cast(Sequence[Grid], requests)]
 
-    def evaluate(self, work: Evaluation, requests: Sequence[Pairs]) -> list[Scores]:
-        """Evaluates losses and gradients over the pairs of all requests in one torch call."""
-        ends = np.cumsum([len(request) for request in requests])
-        output = self._compute(work, self._stage(work, requests, ends))
-        return [
-            _scores(work, request, output[:, end - len(request) : end])
-            for request, end in zip(requests, ends, strict=True)
-        ]
+    def evaluate(self, work: Evaluation, requests: Sequence[Pairs]) -> list[Scores | InvalidInputError]:
+        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error."""
+        batch = Batch(work, requests)
+        kernel = self._kernels.of(work)
+        step = _TILE[self.device.type]
+        computing: tuple[slice, Tensor] | None = None
+        for start in range(0, len(batch), step):
+            tile = slice(start, min(start + step, len(batch)))
+            staging = torch.empty(
+                (batch.planes, -(-(tile.stop - tile.start) // _VECTOR) * _VECTOR),
+                dtype=dtype_of(work),
+                pin_memory=self.device.type == "cuda",
+            )
+            batch.write(tile, staging.numpy())
+            planes = kernel(staging.to(self.device, non_blocking=True))
+            # A GPU computes this tile while the one before is taken and the next is written.
+            if computing:
+                batch.take(computing[0], computing[1].cpu().numpy())
+            computing = tile, planes
+        if computing:
+            batch.take(computing[0], computing[1].cpu().numpy())
+        return batch.answers()
 
     def matrix(self, work: Matrix, grid: Grid) -> Array:
         """Computes the metric between all rows and all columns of one request, shape (N, M)."""
-        columns = COLUMNS[grid.box_format]
-        planes = [
-            torch.empty((columns, len(boxes)), dtype=_DTYPES[work.precision]) for boxes in (grid.rows, grid.columns)
-        ]
-        write_planes(planes[0].numpy(), grid.rows, grid.box_format, grid.masked_rows)
-        write_planes(planes[1].numpy(), grid.columns, grid.box_format, grid.masked_columns)
+        rows = self._planes(work, grid.rows, grid.masked_rows)
+        columns = self._planes(work, grid.columns, grid.masked_columns)
         with torch.no_grad():
-            geometry = _geometry(
-                work.layout,
-                planes[0].to(self.device)[:, :, None],
-                planes[1].to(self.device)[:, None, :],
-                grid.squared_image_diagonal,
-            )
+            geometry = geometry_of(rows[:, :, None], columns[:, None, :], work.box_format, grid.squared_image_diagonal)
             metric = similarity(geometry, work.metric)
             if grid.crowd is not None:
                 crowd = torch.from_numpy(grid.crowd).to(self.device)
@@ -85,129 +93,27 @@ class Engine:
         matrix[:, grid.masked_columns] = np.nan
         return matrix
 
-    def warm_up(self) -> None:
-        """Evaluates a few losses once, so that the first request does not pay for what torch sets up lazily."""
-        boxes = np.array([[0.0, 0.0, 2.0, 2.0]])
-        none = np.empty(0, np.int64)
-        for precision in ("float32", "float64"):
-            losses = (SmoothL1(), CIoU(), EIoU(), AlphaIoU(GIoU()))
-            work = Evaluation(losses, "corners", precision, prediction_gradients=True, target_gradients=True)
-            self.evaluate(work, [Pairs(boxes, boxes + 1, "xyxy", none, None, "none")])
-            self.matrix(Matrix(IoU(), "corners", precision), Grid(boxes, boxes, "xyxy", none, none))
-
-    def _stage(self, work: Evaluation, requests: Sequence[Pairs], ends: Array) -> Tensor:
-        """The batch on the device, shape (2 K + 1 + needs, N).
-
-        K planes of predictions, K of targets, one of scales, and one for each thing that is needed besides.
-        """
-        count = int(ends[-1])
-        size = -(-count // _VECTOR) * _VECTOR
-        columns = COLUMNS[requests[0].box_format]
-        staging = torch.empty(
-            (2 * columns + 1 + len(work.needs), size),
-            dtype=_DTYPES[work.precision],
-            pin_memory=self.device.type == "cuda",
-        )
-        planes = staging.numpy()
-        planes[:, count:] = 0
-        for request, end in zip(requests, ends, strict=True):
-            place = planes[:, end - len(request) : end]
-            write_planes(place[:columns], request.predictions, request.box_format, request.masked)
-            write_planes(place[columns : 2 * columns], request.targets, request.box_format, request.masked)
-            _write_scale(place[2 * columns], request)
-            for plane, need in zip(place[2 * columns + 1 :], work.needs, strict=True):
-                plane[:] = _given(request, need)
-        return staging.to(self.device, non_blocking=True)
-
-    def _compute(self, work: Evaluation, batch: Tensor) -> Array:
-        """Planes: the IoU, then for each loss its value and the gradients asked for."""
-        needs = dict(zip(work.needs, batch[len(batch) - len(work.needs) :], strict=True))
-        columns = (len(batch) - len(needs)) // 2
-        prediction = batch[:columns].requires_grad_(work.prediction_gradients)
-        target = batch[columns : 2 * columns].requires_grad_(work.target_gradients)
-        scale = batch[2 * columns]
-        inputs = [box for box in (prediction, target) if box.requires_grad]
-        compute = similarity if work.similarities else evaluate
-        with torch.set_grad_enabled(bool(inputs)):
-            geometry = _geometry(
-                work.layout, prediction, target, needs.get("image_size", math.nan), needs.get("running_mean", math.nan)
-            )
-            values = [compute(geometry, loss) * scale for loss in work.losses]
-            iou = geometry.iou
-            if work.crowds:
-                iou = torch.where(needs["crowd"] > 0, ratio(geometry.intersection, geometry.area), iou)
-            planes = [iou[None]]
-            for value in values:
-                planes.append(value[None])
-                if inputs:
-                    planes.extend(torch.autograd.grad(value.sum(), inputs, retain_graph=True))
-        output: Array = torch.cat([plane.detach() for plane in planes]).cpu().numpy()
-        return output
+    def _planes(self, work: Matrix, boxes: Array, masked: Rows) -> Tensor:
+        planes = torch.tensor(boxes.T, dtype=dtype_of(work))
+        planes[:, masked] = torch.tensor(unit_box(work.box_format), dtype=planes.dtype)[:, None]
+        return planes.to(self.device)
 
 
-def _geometry(
-    layout: Layout,
-    prediction: Tensor,
-    target: Tensor,
-    squared_image_diagonal: Tensor | float = math.nan,
-    running_mean: Tensor | float = math.nan,
-) -> Geometry | OrientedGeometry:
-    if layout == "corners":
-        return Geometry(prediction, target, squared_image_diagonal, running_mean)
-    return OrientedGeometry(polygon_corners(prediction, layout), polygon_corners(target, layout))
+def find_device(name: str) -> torch.device:
+    """The device of a name: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
-
-def _given(request: Pairs, need: str) -> Any:
-    """What a request gives of what its work needs."""
-    match need:
-        case "image_size":
-            return request.squared_image_diagonal
-        case "running_mean":
-            return request.running_mean
-    return request.crowd
-
-
-def _write_scale(scale: Array, request: Pairs) -> None:
-    """Writes each pair's factor: its weight, over the number of valid pairs for a mean; 0 where masked."""
-    scale[:] = 1 if request.weights is None else request.weights
-    scale[request.masked] = 0
-    if request.reduction == "mean":
-        scale /= max(len(request) - len(request.masked), 1)
-
-
-def _scores(work: Evaluation, request: Pairs, planes: Array) -> Scores:
-    """One request's slice of the batch as its answer."""
-    iou = planes[0].copy()
-    iou[request.masked] = np.nan
-    columns = COLUMNS[request.box_format]
-    scores = []
-    for loss, block in zip(work.losses, np.split(planes[1:], len(work.losses)), strict=True):
-        value, gradient_planes = block[0], block[1:]
-        if request.reduction == "none":
-            value = value.copy()
-            value[request.masked] = np.nan
-        else:
-            value = np.asarray(value.sum(dtype=np.float64), value.dtype)
-        gradients = [
-            gradient_rows(gradient_planes[i : i + columns], request.box_format)
-            for i in range(0, len(gradient_planes), columns)
-        ]
-        scores.append(
-            Score(
-                value,
-                prediction_gradient=gradients.pop(0) if work.prediction_gradients else None,
-                target_gradient=gradients.pop(0) if work.target_gradients else None,
-                running_mean=_next_running_mean(loss, request, iou),
-            )
-        )
-    return Scores(scores, iou)
-
-
-def _next_running_mean(loss: Loss, request: Pairs, iou: Array) -> float | None:
-    """The running mean with a share of this request's, where the loss needs one."""
-    if not (isinstance(loss, WIoU) and loss.needed):
-        return None
-    if len(request.masked) == len(request):
-        return request.running_mean
-    mean = 1 - float(np.nanmean(iou, dtype=np.float64))
-    return request.running_mean + loss.momentum * (mean - request.running_mean)
+    Raises:
+        ValueError: it does not exist here.
+    """
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda:0" if gpus else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is not known; use auto, cpu or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not served; use auto, cpu or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ValueError(f"device {name!r} is not here: {gpus} GPUs are visible; use auto, cpu or another number")
+    return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,10 @@ from boxloss.losses import Loss
 from boxloss.words import BoxFormat, Reduction
 
 Precision = Literal["float32", "float64"]
-Layout = Literal["corners", "cxcywha_degrees", "cxcywha_radians", "quad"]
-"""What is computed on: axis-aligned boxes become corners, oriented ones stay as they are."""
 Array = NDArray[np.floating]
 Rows = NDArray[np.int64]
+
+NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Evaluation:
     """What is computed for pairs of boxes; requests with equal evaluations share a batch."""
 
     losses: tuple[Loss, ...]
-    layout: Layout
+    box_format: BoxFormat
     precision: Precision
     prediction_gradients: bool
     target_gradients: bool
@@ -44,48 +44,41 @@ class Matrix:
     """What is computed between two sets of boxes."""
 
     metric: Loss
-    layout: Layout
+    box_format: BoxFormat
     precision: Precision
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The boxes of one request: rows of finite numbers in `box_format`.
+class Pairs(NamedTuple):
+    """The boxes of one request: rows of shape (N, K).
 
-    Rows named in `masked` may hold anything; they never reach the computation.
+    Rows named in `masked` may hold anything; they never reach the computation. Where others are no valid boxes, the
+    request fails, and harms no other.
     """
 
     predictions: Array
     targets: Array
-    box_format: BoxFormat
-    masked: Rows
-    weights: Array | None
-    reduction: Reduction
+    masked: Rows = NO_ROWS
+    weights: Array | None = None
+    reduction: Reduction = "none"
     squared_image_diagonal: float = math.nan
     running_mean: float = math.nan
     crowd: NDArray[np.bool_] | None = None
     """Pairs whose IoU is the intersection over the area of the prediction."""
 
-    def __len__(self) -> int:
-        return len(self.predictions)
 
-
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """Two sets of boxes of one request, likewise."""
 
     rows: Array
     columns: Array
-    box_format: BoxFormat
-    masked_rows: Rows
-    masked_columns: Rows
+    masked_rows: Rows = NO_ROWS
+    masked_columns: Rows = NO_ROWS
     crowd: NDArray[np.bool_] | None = None
     """Columns whose metric is the intersection over the area of the row's box."""
     squared_image_diagonal: float = math.nan
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """One loss over one request's pairs: (N,) or, reduced, (); gradients in the shape and format of the boxes."""
 
     loss: Array
@@ -95,8 +88,7 @@ class Score:
     """For the next request, where the loss needs one."""
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """All losses over one request's pairs, and their IoU of shape (N,)."""
 
     scores: list[Score]

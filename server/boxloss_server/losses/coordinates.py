@@ -1,12 +1,12 @@
-"""The losses of boxloss.losses.coordinates, which documents them with their formulas."""
+"""The losses of boxloss.losses.coordinates, which documents them with their formulas.
+
+torch's own Smooth L1 and Huber losses take no tensor for where the parabola meets the line, as compiled functions do.
+"""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss, smooth_l1_loss
 
 from boxloss.losses import L1, L2, NWD, BalancedL1, BoundedIoU, Huber, SmoothL1
 from boxloss_server.losses.geometry import Geometry, power, ratio
@@ -25,21 +25,19 @@ def l2(geometry: Geometry, loss: L2) -> Tensor:
 
 @computes_value(SmoothL1)
 def smooth_l1(geometry: Geometry, loss: SmoothL1) -> Tensor:
-    differences = geometry.differences(loss.coordinates)
-    return smooth_l1_loss(differences, torch.zeros_like(differences), reduction="none", beta=loss.beta).sum(0)
+    return _smooth_l1(geometry.differences(loss.coordinates), loss.beta).sum(0)
 
 
 @computes_value(Huber)
 def huber(geometry: Geometry, loss: Huber) -> Tensor:
-    differences = geometry.differences(loss.coordinates)
-    return huber_loss(differences, torch.zeros_like(differences), reduction="none", delta=loss.delta).sum(0)
+    return loss.delta * _smooth_l1(geometry.differences(loss.coordinates), loss.delta).sum(0)
 
 
 @computes_value(BalancedL1)
 def balanced_l1(geometry: Geometry, loss: BalancedL1) -> Tensor:
     alpha, gamma, beta = loss.alpha, loss.gamma, loss.beta
     size = geometry.differences(loss.coordinates).abs()
-    b = math.expm1(gamma / alpha)
+    b = torch.expm1(size.new_zeros(()) + gamma / alpha)
     near = alpha / b * (b * size + beta) * torch.log1p(b * size / beta) - alpha * size
     return torch.where(size < beta, near, gamma * size + gamma * beta / b - alpha * beta).sum(0)
 
@@ -56,8 +54,7 @@ def bounded_iou(geometry: Geometry, loss: BoundedIoU) -> Tensor:
         torch.minimum(ratio(geometry.width, width), ratio(width, geometry.width)),
         torch.minimum(ratio(geometry.height, height), ratio(height, geometry.height)),
     ]
-    missing = 1 - torch.stack(shares)
-    return smooth_l1_loss(missing, torch.zeros_like(missing), reduction="none", beta=loss.beta).sum(0)
+    return _smooth_l1(1 - torch.stack(shares), loss.beta).sum(0)
 
 
 @computes_value(NWD)
@@ -65,3 +62,10 @@ def nwd(geometry: Geometry, loss: NWD) -> Tensor:
     width, height = geometry.width - geometry.target_width, geometry.height - geometry.target_height
     squared = geometry.squared_distance + (width**2 + height**2) / 4
     return -torch.expm1(-power(squared, 0.5) / loss.constant)
+
+
+def _smooth_l1(difference: Tensor, beta: Tensor | float) -> Tensor:
+    size = difference.abs()
+    beta = (size.new_zeros(()) + beta).clamp(min=torch.finfo(size.dtype).tiny)
+    near = size < beta
+    return torch.where(near, torch.where(near, difference, 0) ** 2 / (2 * beta), size - beta / 2)

@@ -20,12 +20,12 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(divisible, part / torch.where(divisible, whole, 1), 0)
 
 
-def power(base: Tensor, exponent: float) -> Tensor:
-    """Base ** exponent for base > 0, and 0 with gradient 0 elsewhere: rounding can bring a penalty just below 0, and
-    below an exponent of 1 the slope at 0 is infinite.
+def power(base: Tensor, exponent: Tensor | float) -> Tensor:
+    """Base ** exponent for base > 0; elsewhere 0, or 1 for an exponent of 0, with gradient 0: rounding can bring a
+    penalty just below 0, and below an exponent of 1 the slope at 0 is infinite.
     """
     positive = base > 0
-    return torch.where(positive, torch.where(positive, base, 1) ** exponent, 0)
+    return torch.where(positive | (exponent == 0), torch.where(positive, base, 1) ** exponent, 0)
 
 
 class Geometry:

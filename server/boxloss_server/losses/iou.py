@@ -96,10 +96,7 @@ def piou_v2(geometry: Geometry, loss: PIoUv2) -> Tensor:
 def shape_iou(geometry: Geometry, loss: ShapeIoU) -> tuple[Tensor, ...]:
     x, y = geometry.dx**2, geometry.dy**2
     width, height = geometry.relative_differences
-    if loss.scale:
-        sides = power(geometry.target_width, loss.scale), power(geometry.target_height, loss.scale)
-        wide, high = (2 * ratio(side, sides[0] + sides[1]) for side in sides)
-        x, width = high * x, high * width
-        y, height = wide * y, wide * height
-    shape = power(-torch.expm1(-width), 4) + power(-torch.expm1(-height), 4)
-    return (ratio(x + y, geometry.squared_diagonal), shape / 2)
+    sides = power(geometry.target_width, loss.scale), power(geometry.target_height, loss.scale)
+    wide, high = (2 * ratio(side, sides[0] + sides[1]) for side in sides)
+    shape = power(-torch.expm1(-high * width), 4) + power(-torch.expm1(-wide * height), 4)
+    return (ratio(high * x + wide * y, geometry.squared_diagonal), shape / 2)

@@ -18,13 +18,12 @@ def alpha_iou(geometry: Geometry, loss: AlphaIoU) -> Tensor:
 
 @computes_value(Focal)
 def focal(geometry: Geometry, loss: Focal) -> Tensor:
-    weight = power(geometry.iou, loss.gamma)
-    return (weight.detach() if loss.detach_weight else weight) * evaluate(geometry, loss.base)
+    return _weight(geometry, loss) * evaluate(geometry, loss.base)
 
 
 @computes_value(FocalEIoU)
 def focal_eiou(geometry: Geometry, loss: FocalEIoU) -> Tensor:
-    return focal(geometry, Focal(EIoU(), gamma=loss.gamma, detach_weight=loss.detach_weight))
+    return _weight(geometry, loss) * evaluate(geometry, EIoU())
 
 
 @computes_terms(Inner)
@@ -40,3 +39,8 @@ def focaler(geometry: Geometry, loss: Focaler) -> Terms:
     stretched = (plain - loss.lower) / (loss.upper - loss.lower)
     stretched = torch.where(plain < loss.lower, 0, torch.where(plain > loss.upper, 1, stretched))
     return iou - plain + stretched, penalties
+
+
+def _weight(geometry: Geometry, loss: Focal | FocalEIoU) -> Tensor:
+    weight = power(geometry.iou, loss.gamma)
+    return weight.detach() if loss.detach_weight else weight

@@ -15,10 +15,11 @@ from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedE
 from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
-from boxloss.words import BoxFormat
-from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs, layout_of
-from boxloss_server.engine.pairs import Array
-from boxloss_server.service.arrays import NO_ROWS, invalid_rows, read_boxes, read_weights
+from boxloss.words import COLUMNS, BoxFormat
+from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs
+from boxloss_server.engine.pairs import NO_ROWS, Precision
+from boxloss_server.engine.validity import invalid_rows, violations
+from boxloss_server.service.arrays import read_boxes, read_weights
 
 MAX_LOSSES = 64
 
@@ -65,12 +66,7 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
     reduction: Any = _word(_REDUCTIONS, request.reduction, "reduction")
     losses = _losses(request)
-    faults: list[Violation] = []
-    for index, loss in enumerate(losses):
-        field = f"losses[{index}].{loss.name}"
-        _check_boxes(loss, field, box_format, faults)
-        if request.similarities and not loss.has_similarity:
-            faults.append(Violation(field, "has no similarity; ask for the loss, or for a loss with an IoU"))
+    faults = list(_unfit(losses, box_format, request.similarities))
     diagonal = _squared_image_diagonal(request, losses, faults)
     running_mean = _running_mean(request, losses, faults)
     predictions = read_boxes(request.predictions, "predictions", dtype, box_format, faults)
@@ -91,24 +87,21 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
             faults.append(
                 Violation(field, f"has {len(array)} {elements} for {len(predictions)} predictions; send one for each")
             )
-    mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
-    invalid_predictions = invalid_rows(predictions, "predictions", box_format, mask, faults)
-    invalid_targets = invalid_rows(targets, "targets", box_format, mask, faults)
     if faults:
         raise InvalidInputError(faults)
-    work = Evaluation(
+    masked = NO_ROWS
+    if _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask":
+        masked = np.union1d(invalid_rows(predictions, box_format), invalid_rows(targets, box_format))
+    work = _work(
         losses,
-        layout_of(box_format),
-        _precision(predictions),
+        box_format,
+        _precision(dtype),
         request.prediction_gradients,
         request.target_gradients,
         request.similarities,
         crowd is not None,
     )
-    masked = NO_ROWS
-    if len(invalid_predictions) or len(invalid_targets):
-        masked = np.union1d(invalid_predictions, invalid_targets)
-    return work, Pairs(predictions, targets, box_format, masked, weights, reduction, diagonal, running_mean, crowd)
+    return work, Pairs(predictions, targets, masked, weights, reduction, diagonal, running_mean, crowd)
 
 
 def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) -> tuple[Matrix, Grid]:
@@ -124,7 +117,7 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
         metric = _loss_of(request.similarity, "similarity")
         if not metric.has_similarity:
             faults.append(Violation(f"similarity.{metric.name}", "has no similarity; take a loss with an IoU"))
-    _check_boxes(metric, "similarity" if request.HasField("similarity") else "metric", box_format, faults)
+    faults += _undefined(metric, "similarity" if request.HasField("similarity") else "metric", box_format)
     if "running_mean" in metric.needed:
         faults.append(Violation("similarity", "needs a running mean, which matrices do not take"))
     diagonal = _squared_image_diagonal(request, (metric,), faults)
@@ -140,15 +133,13 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
             [Violation("crowd", f"has {len(crowd)} values for {len(columns)} boxes in b; send one for each, or none")]
         )
     _check_size("a", len(rows) * len(columns), limits)
-    mask = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
-    masked_rows = invalid_rows(rows, "a", box_format, mask, faults)
-    masked_columns = invalid_rows(columns, "b", box_format, mask, faults)
-    if faults:
+    masked = NO_ROWS, NO_ROWS
+    if _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask":
+        masked = invalid_rows(rows, box_format), invalid_rows(columns, box_format)
+    elif faults := [*violations(rows, "a", box_format), *violations(columns, "b", box_format)]:
         raise InvalidInputError(faults)
-    return (
-        Matrix(metric, layout_of(box_format), _precision(rows)),
-        Grid(rows, columns, box_format, masked_rows, masked_columns, crowd, diagonal),
-    )
+    work = Matrix(metric, box_format, _precision(dtype))
+    return work, Grid(rows, columns, *masked, crowd, diagonal)
 
 
 def _word(words: dict[int, str], number: int, field: str) -> str:
@@ -163,7 +154,7 @@ def _losses(request: loss_service_pb2.EvaluateRequest) -> tuple[Loss, ...]:
         raise InvalidInputError(
             [Violation("losses", f"has {len(request.losses)} losses; ask for 1 to {MAX_LOSSES} in a request")]
         )
-    return tuple(_loss_of(message, f"losses[{index}]") for index, message in enumerate(request.losses))
+    return tuple([_loss_of(message, f"losses[{index}]") for index, message in enumerate(request.losses)])
 
 
 def _loss_of(message: loss_pb2.Loss, field: str) -> Loss:
@@ -179,16 +170,30 @@ def _loss(message: bytes) -> Loss:
     return loss_from_message(loss_pb2.Loss.FromString(message))
 
 
-def _check_boxes(loss: Loss, field: str, box_format: BoxFormat, faults: list[Violation]) -> None:
-    """Notes a loss that is not defined for the format's kind of boxes."""
-    oriented = layout_of(box_format) != "corners"
-    if not (loss.oriented if oriented else loss.axis_aligned):
-        kinds = ("oriented", "axis-aligned") if oriented else ("axis-aligned", "oriented")
-        faults.append(
-            Violation(
-                field, f"is not defined for {kinds[0]} boxes ({box_format}); take {kinds[1]} ones, or another loss"
-            )
-        )
+@lru_cache(maxsize=1024)
+def _unfit(losses: tuple[Loss, ...], box_format: BoxFormat, similarities: bool) -> tuple[Violation, ...]:
+    """What of the losses cannot be computed."""
+    faults = []
+    for index, loss in enumerate(losses):
+        field = f"losses[{index}].{loss.name}"
+        faults += _undefined(loss, field, box_format)
+        if similarities and not loss.has_similarity:
+            faults.append(Violation(field, "has no similarity; ask for the loss, or for a loss with an IoU"))
+    return tuple(faults)
+
+
+def _undefined(loss: Loss, field: str, box_format: BoxFormat) -> list[Violation]:
+    """The fault of a loss that is not defined for the format's kind of boxes."""
+    oriented = COLUMNS[box_format] != 4
+    if loss.oriented if oriented else loss.axis_aligned:
+        return []
+    kinds = ("oriented", "axis-aligned") if oriented else ("axis-aligned", "oriented")
+    fault = f"is not defined for {kinds[0]} boxes ({box_format}); take {kinds[1]} ones, or another loss"
+    return [Violation(field, fault)]
+
+
+_work = lru_cache(maxsize=1024)(Evaluation)
+"""Evaluations are made anew as seldom as losses."""
 
 
 def _squared_image_diagonal(request: _AskedAboutBoxes, losses: Sequence[Loss], faults: list[Violation]) -> float:
@@ -220,8 +225,9 @@ def _check_needs(need: str, losses: Sequence[Loss], faults: list[Violation]) -> 
         faults.append(Violation(need, f"is not set; {', '.join(names)} needs it"))
 
 
-def _precision(boxes: Array) -> Any:
-    return boxes.dtype.name
+def _precision(dtype: str) -> Precision:
+    """What arrays of a dtype are computed in."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 def _check_size(field: str, pairs: int, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss_server.batching import Outcome
 from boxloss_server.engine import Grid, Pairs, Scores
 
-_DTYPES = {"float32": array_pb2.DTYPE_FLOAT32, "float64": array_pb2.DTYPE_FLOAT64}
+_DTYPES = {np.dtype(np.float32): array_pb2.DTYPE_FLOAT32, np.dtype(np.float64): array_pb2.DTYPE_FLOAT64}
 
 
 def encode_evaluation(
@@ -21,9 +22,10 @@ def encode_evaluation(
     """Writes the answer to an EvaluateRequest, in the form that its predictions came in."""
     plain = bool(request.predictions.values)
     scores = outcome.result
-    response = loss_service_pb2.EvaluateResponse(
-        dtype=_DTYPES[scores.iou.dtype.name], masked_rows=pairs.masked, execution=_execution(outcome)
-    )
+    response = loss_service_pb2.EvaluateResponse(dtype=_DTYPES[scores.iou.dtype])
+    if len(pairs.masked):
+        response.masked_rows.extend(pairs.masked)
+    _write_execution(response.execution, outcome)
     for score in scores.scores:
         result = response.results.add()
         _write(result.loss, score.loss, plain)
@@ -43,11 +45,11 @@ def encode_matrix(
 ) -> loss_service_pb2.PairwiseIouResponse:
     """Writes the answer to a PairwiseIouRequest, in the form that `a` came in."""
     response = loss_service_pb2.PairwiseIouResponse(
-        dtype=_DTYPES[outcome.result.dtype.name],
+        dtype=_DTYPES[outcome.result.dtype],
         masked_rows=grid.masked_rows,
         masked_columns=grid.masked_columns,
-        execution=_execution(outcome),
     )
+    _write_execution(response.execution, outcome)
     _write(response.matrix, outcome.result, bool(request.a.values))
     return response
 
@@ -56,19 +58,19 @@ def _write(message: array_pb2.Array, array: NDArray[np.floating], plain: bool) -
     message.SetInParent()
     if plain:
         message.values.extend(array.ravel().tolist())
+    elif sys.byteorder == "little":
+        message.data = array.tobytes()
     else:
-        message.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        message.data = array.byteswap().tobytes()
 
 
-def _execution(outcome: Outcome[Any]) -> loss_service_pb2.Execution:
-    return loss_service_pb2.Execution(
-        queue_time=_duration(outcome.queue_time),
-        compute_time=_duration(outcome.compute_time),
-        batch_request_count=outcome.batch_requests,
-        batch_pair_count=outcome.batch_pairs,
-    )
+def _write_execution(message: loss_service_pb2.Execution, outcome: Outcome[Any]) -> None:
+    _write_duration(message.queue_time, outcome.queue_time)
+    _write_duration(message.compute_time, outcome.compute_time)
+    message.batch_request_count = outcome.batch_requests
+    message.batch_pair_count = outcome.batch_pairs
 
 
-def _duration(seconds: float) -> Duration:
-    nanoseconds = round(seconds * 1e9)
-    return Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
+def _write_duration(message: Duration, seconds: float) -> None:
+    message.seconds = int(seconds)
+    message.nanos = int((seconds - message.seconds) * 1e9)

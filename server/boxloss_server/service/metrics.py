@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from boxloss_server import __version__
+from boxloss_server.batching import Capacity
 
 _SECONDS = tuple(50e-6 * 2**step for step in range(18))
 """50 us to 6.6 s; the default buckets start at 5 ms, where most requests are long answered."""
 
+_LONG = tuple(0.01 * 2**step for step in range(15))
+"""10 ms to 160 s."""
+
 _REQUESTS = tuple(2.0**step for step in range(11))
 _PAIRS = tuple(4.0**step for step in range(1, 12))
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class RpcMetrics:
+    """The conventional metrics of one RPC.
+
+    Args:
+        started: counts calls that start.
+        handled: gives the counter of calls that end with a status code.
+        handling: hears how many seconds they took.
+    """
+
+    def __init__(self, started: Counter, handled: Callable[[str], Counter], handling: Histogram) -> None:
+        self._started = started
+        self._handled = cache(handled)
+        self._handling = handling
+
+    def started(self) -> None:
+        """Counts a call that starts."""
+        self._started.inc()
+
+    def handled(self, code: str, seconds: float) -> None:
+        """Counts a call that ends with a status code."""
+        self._handled(code).inc()
+        self._handling.observe(seconds)
 
 
 class Metrics:
@@ -29,22 +60,20 @@ class Metrics:
         self._batches = self._counter("boxloss_batches", "Batches, by what closed them.", ("reason",))
         self._rejected = self._counter("boxloss_rejected", "Requests turned away while waiting.", ("reason",))
         self._losses = self._counter("boxloss_losses", "Requests for a loss.", ("loss",))
-        self._waiting_requests = Gauge(
-            "boxloss_waiting_requests", "Requests admitted and not yet answered.", registry=self.registry
-        )
-        self._waiting_pairs = Gauge(
-            "boxloss_waiting_pairs", "Pairs admitted and not yet answered.", registry=self.registry
-        )
+        self._waiting_requests = self._gauge("boxloss_waiting_requests", "Requests admitted and not yet answered.")
+        self._waiting_pairs = self._gauge("boxloss_waiting_pairs", "Pairs admitted and not yet answered.")
+        self._kernels = self._counter("boxloss_kernels", "Compiled functions, by how they were obtained.", ("outcome",))
+        self._compiling = self._histogram("boxloss_kernel_seconds", "Time to obtain a compiled function.", _LONG)
         self._build = Info("boxloss_build", "Version and device of the server.", registry=self.registry)
 
-    def started(self, rpc: tuple[str, str, str]) -> None:
-        """Counts an RPC that starts; `rpc` is its type, service and method."""
-        self._started.labels(*rpc).inc()
-
-    def handled(self, rpc: tuple[str, str, str], code: str, seconds: float) -> None:
-        """Counts an RPC that ends with a status code."""
-        self._handled.labels(*rpc, code).inc()
-        self._handling.labels(*rpc).observe(seconds)
+    def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
+        """The metrics of an RPC: of its type ("unary", "bidi_stream"), service and method."""
+        labels = kind, service, method
+        return RpcMetrics(
+            self._started.labels(*labels),
+            lambda code: self._handled.labels(*labels, code),
+            self._handling.labels(*labels),
+        )
 
     def asked(self, loss: str) -> None:
         """Counts a request for a loss."""
@@ -54,9 +83,15 @@ class Metrics:
         """Notes what computes."""
         self._build.info({"version": __version__, "device": device})
 
-    def admitted(self, waiting_requests: int, waiting_pairs: int) -> None:
-        self._waiting_requests.set(waiting_requests)
-        self._waiting_pairs.set(waiting_pairs)
+    def watch(self, capacity: Capacity) -> None:
+        """Tells how much waits, when asked."""
+        self._waiting_requests.set_function(lambda: capacity.requests)
+        self._waiting_pairs.set_function(lambda: capacity.pairs)
+
+    def compiled(self, outcome: str, seconds: float) -> None:
+        """Counts a function that was "compiled" or "loaded", or "failed" to be."""
+        self._kernels.labels(outcome).inc()
+        self._compiling.observe(seconds)
 
     def queued(self, seconds: float) -> None:
         self._queue.observe(seconds)
@@ -74,6 +109,9 @@ class Metrics:
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import grpc.aio
 import structlog
 import torch
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from prometheus_client import start_http_server
 
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import add_LossServiceServicer_to_server
 from boxloss_server.batching import Batcher, Capacity
-from boxloss_server.engine import Engine
+from boxloss_server.engine import Engine, Kernels, find_device
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
-from boxloss_server.service.interceptor import Interceptor
+from boxloss_server.service.methods import Methods
 from boxloss_server.service.metrics import Metrics
 from boxloss_server.service.servicer import LossServicer
 from boxloss_server.settings import Settings
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
-_INLINE_PAIRS = 4096
-"""Batches of up to so many pairs take about a millisecond, too little to hand them to a thread."""
+_SMALL_PAIRS = 4096
+"""Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
 
 _log = structlog.get_logger()
 
@@ -59,34 +62,45 @@ class Server:
         settings = self._settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        engine = Engine(settings.device)
+        device = find_device(settings.device)
+        self._kernels = Kernels(
+            device, settings.compile, settings.kernel_cache, settings.max_kernels, self._metrics.compiled
+        )
+        engine = Engine(device, self._kernels)
         engine.warm_up()
-        self._metrics.serves_on(str(engine.device))
+        self._metrics.serves_on(str(device))
+        capacity = Capacity(settings.max_waiting_pairs)
+        self._metrics.watch(capacity)
         self._batcher = Batcher(
             engine.run,
-            Capacity(settings.max_waiting_pairs),
+            capacity,
             window=settings.batch_window_ms / 1000,
             batch_pairs=settings.max_batch_pairs,
-            inline_pairs=_INLINE_PAIRS,
+            small_pairs=_SMALL_PAIRS,
             observer=self._metrics,
         )
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
-        self._servicer = LossServicer(self._batcher, limits, str(engine.device), self._metrics)
+        self._servicer = LossServicer(self._batcher, limits, str(device), self._metrics)
         self._grpc = grpc.aio.server(
-            interceptors=[Interceptor(self._metrics)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # Two servers must not share a port unnoticed.
             ],
         )
-        add_LossServiceServicer_to_server(self._servicer, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        methods: Any = Methods(self._metrics)  # Takes services as a server does.
+        add_LossServiceServicer_to_server(self._servicer, methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        reflected = reflection.aio.ReflectionServicer((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME))
+        add_ServerReflectionServicer_to_server(reflected, methods)  # type: ignore[no-untyped-call]
+        self._grpc.add_generic_rpc_handlers((methods,))
         self.port = self._listen()
         await self._grpc.start()
         await self._health.serve("", _SERVICE)
-        _log.info("serving", host=settings.host, port=self.port, device=str(engine.device))
+        # What was loaded stays: looking through torch for garbage would take a tenth of a second, now and then.
+        gc.collect()
+        gc.freeze()
+        _log.info("serving", host=settings.host, port=self.port, device=str(device))
 
     def serve_metrics(self) -> None:
         """Serves the metrics from a thread of their own until the process ends.
@@ -111,6 +125,7 @@ class Server:
         self._servicer.drain()
         await self._grpc.stop(self._settings.shutdown_grace_s)
         await asyncio.get_running_loop().run_in_executor(None, self._batcher.shut_down)
+        self._kernels.close()
         _log.info("stopped")
 
     def _listen(self) -> int:

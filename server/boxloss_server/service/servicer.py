@@ -53,18 +53,18 @@ class LossServicer(LossServiceServicer):
     async def Evaluate(
         self, request: loss_service_pb2.EvaluateRequest, context: Context
     ) -> loss_service_pb2.EvaluateResponse:
-        return await self._evaluate(request, _deadline(context))
+        return await self._evaluate(request, _deadline(context), context.peer())
 
     async def EvaluateStream(
         self, requests: AsyncIterator[loss_service_pb2.EvaluateStreamRequest], context: Context
     ) -> AsyncIterator[loss_service_pb2.EvaluateStreamResponse]:
-        deadline = _deadline(context)
+        deadline, client = _deadline(context), context.peer()
         answers: asyncio.Queue[asyncio.Task[loss_service_pb2.EvaluateResponse] | None] = asyncio.Queue(_STREAM_DEPTH)
 
         async def read() -> None:
             try:
                 async for message in requests:
-                    answer = asyncio.create_task(self._evaluate_message(message, deadline))
+                    answer = asyncio.create_task(self._evaluate_message(message, deadline, client))
                     try:
                         await answers.put(answer)
                     except asyncio.CancelledError:
@@ -101,7 +101,8 @@ class LossServicer(LossServiceServicer):
         self, request: loss_service_pb2.PairwiseIouRequest, context: Context
     ) -> loss_service_pb2.PairwiseIouResponse:
         work, grid = decode_matrix(request, self._limits)
-        outcome = await self._batcher.submit(work, grid, len(grid.rows) * len(grid.columns), _deadline(context))
+        pairs = len(grid.rows) * len(grid.columns)
+        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), context.peer())
         return encode_matrix(request, grid, outcome)
 
     async def ListLosses(
@@ -111,21 +112,22 @@ class LossServicer(LossServiceServicer):
         return self._catalogue
 
     async def _evaluate_message(
-        self, message: loss_service_pb2.EvaluateStreamRequest, deadline: float
+        self, message: loss_service_pb2.EvaluateStreamRequest, deadline: float, client: str
     ) -> loss_service_pb2.EvaluateResponse:
         refuse_unknown_fields(message)
         if not message.HasField("request"):
             raise InvalidInputError([Violation("request", "is not set; put an EvaluateRequest into each message")])
-        return await self._evaluate(message.request, deadline, patient=True)
+        return await self._evaluate(message.request, deadline, client, patient=True)
 
     async def _evaluate(
-        self, request: loss_service_pb2.EvaluateRequest, deadline: float, patient: bool = False
+        self, request: loss_service_pb2.EvaluateRequest, deadline: float, client: str, patient: bool = False
     ) -> loss_service_pb2.EvaluateResponse:
         work, pairs = decode_evaluation(request, self._limits)
         for loss in work.losses:
             self._metrics.asked(loss.name)
-        size = len(pairs) * len(work.losses)
-        return encode_evaluation(request, pairs, await self._batcher.submit(work, pairs, size, deadline, patient))
+        size = len(pairs.predictions) * len(work.losses)
+        outcome = await self._batcher.submit(work, pairs, size, deadline, client, patient)
+        return encode_evaluation(request, pairs, outcome)
 
 
 def _deadline(context: Context) -> float:
