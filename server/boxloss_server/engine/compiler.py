@@ -9,7 +9,6 @@ import os
 import pickle
 import platform
 import sys
-import tempfile
 from typing import Any
 
 import torch
@@ -69,9 +68,7 @@ def main() -> None:
     os.nice(19)
     torch.set_num_threads(1)
     device, path = sys.argv[1:]
-    with tempfile.TemporaryDirectory(prefix="boxloss-compiler-") as scratch:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
-        compile_kernel(pickle.load(sys.stdin.buffer), device, path)
+    compile_kernel(pickle.load(sys.stdin.buffer), device, path)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ import hashlib
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -110,7 +113,7 @@ class Kernels:
         """Ends compilation; what is under way is lost."""
         self._closed = True
         for compiler in list(self._compilers):
-            compiler.kill()
+            _kill(compiler)
         self._threads.shutdown(cancel_futures=True)
 
     def _ask(self, structure: Evaluation, work: Evaluation) -> None:
@@ -148,17 +151,29 @@ class Kernels:
 
     def _compile(self, work: Evaluation, path: Path) -> None:
         unfinished = path.with_suffix(".unfinished.pt2")
+        try:
+            with tempfile.TemporaryDirectory(prefix="boxloss-compiler-") as scratch:
+                self._run_compiler(work, unfinished, scratch)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _run_compiler(self, work: Evaluation, path: Path, scratch: str) -> None:
         compiler = subprocess.Popen(
-            [sys.executable, "-m", "boxloss_server.engine.compiler", str(self._device), str(unfinished)],
+            [sys.executable, "-m", "boxloss_server.engine.compiler", str(self._device), str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": scratch},
+            process_group=0,  # Of its own, with the C++ compiler that it starts.
         )
         self._compilers.add(compiler)
+        if self._closed:
+            _kill(compiler)
         try:
             _, faults = compiler.communicate(pickle.dumps(work), timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
-            compiler.kill()
+            _kill(compiler)
             compiler.communicate()
             raise RuntimeError(f"not compiled within {_PATIENCE:g} s") from None
         finally:
@@ -166,7 +181,6 @@ class Kernels:
         if compiler.returncode:
             last = faults.decode(errors="replace").strip().splitlines()[-1:]
             raise RuntimeError(f"the compiler ended with status {compiler.returncode}: {''.join(last)}")
-        unfinished.replace(path)
 
     def _load(self, work: Evaluation, path: Path) -> Any:
         """The kernel of a file, found to agree with the eager function."""
@@ -188,6 +202,11 @@ class Kernels:
         return self._folder / f"{losses}-{work.box_format}-{work.precision}-{self._device.type}-{target()}-{digest}.pt2"
 
 
+def _kill(compiler: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(compiler.pid, signal.SIGKILL)
+
+
 def _run(kernel: Any, numbers: Tensor, batch: Tensor) -> Tensor:
     planes: Tensor = kernel.run([batch, numbers])[0]
     return planes
@@ -203,11 +222,15 @@ def _numbers_of(work: Evaluation, device: torch.device) -> Tensor:
     return torch.tensor(numbers_of(work), dtype=dtype_of(work), device=device)
 
 
+_COMPILED = "compiler", "formats", "function"
+"""Modules of this package that kernels are made of, or made by."""
+
+
 @cache
 def _sources() -> str:
     """What kernels are compiled from, as a digest."""
     root = Path(boxloss_server.__file__).parent
     digest = hashlib.sha256()
-    for path in (*sorted((root / "losses").glob("*.py")), *sorted((root / "engine").glob("*.py"))):
+    for path in sorted([*root.glob("losses/*.py"), *(root / "engine" / f"{name}.py" for name in _COMPILED)]):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from boxloss.wire import refuse_unknown_fields
 from boxloss.words import COLUMNS, BoxFormat
 from boxloss_server.engine.pairs import Array
 from boxloss_server.engine.validity import named_rows
+from boxloss_server.service.bulk import Part, Received
 
 
-def read_boxes(
-    message: array_pb2.Array, field: str, dtype: str, box_format: BoxFormat, faults: list[Violation]
-) -> Array:
-    """An array of shape (N, K); of shape (0, K) where the field is at fault."""
-    flat, columns = _numbers(message, field, dtype, faults), COLUMNS[box_format]
+def read_boxes(request: Received[Any], field: str, dtype: str, box_format: BoxFormat, faults: list[Violation]) -> Array:
+    """A field's array, of shape (N, K); of shape (0, K) where it is at fault."""
+    flat, columns = _numbers(request, field, dtype, faults), COLUMNS[box_format]
     if len(flat) % columns:
         faults.append(
             Violation(
@@ -31,18 +30,19 @@ def read_boxes(
     return flat.reshape(-1, columns)
 
 
-def read_weights(message: array_pb2.Array, dtype: str, faults: list[Violation]) -> Array:
-    """An array of shape (N,), finite and not negative; the field is "weights"."""
-    weights = _numbers(message, "weights", dtype, faults)
+def read_weights(request: Received[Any], dtype: str, faults: list[Violation]) -> Array:
+    """The array of the field "weights", of shape (N,), finite and not negative."""
+    weights = _numbers(request, "weights", dtype, faults)
     faults += named_rows(np.flatnonzero(~np.isfinite(weights)), "weights", "not finite; send numbers of 0 or more")
     faults += named_rows(np.flatnonzero(weights < 0), "weights", "negative; send numbers of 0 or more")
     return weights
 
 
-def _numbers(message: array_pb2.Array, field: str, dtype: str, faults: list[Violation]) -> Array:
-    """The array's elements in the type that they are computed in; none where the field is at fault."""
+def _numbers(request: Received[Any], field: str, dtype: str, faults: list[Violation]) -> Array:
+    """A field's numbers in the type that they are computed in; none where the field is at fault."""
+    message: array_pb2.Array = getattr(request.message, field)
     refuse_unknown_fields(message)
-    data, reader = message.data, _READERS[dtype]
+    data, reader = request.bulk.get(field) or message.data, _READERS[dtype]
     if message.values:
         if data:
             faults.append(Violation(field, "has both data and values; send one of them"))
@@ -64,7 +64,7 @@ class _Reader(NamedTuple):
 
     size: int
     computed: type[np.floating]
-    read: Callable[[bytes], Array]
+    read: Callable[[Part], Array]
 
 
 _READERS = {

@@ -20,6 +20,7 @@ from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs
 from boxloss_server.engine.pairs import NO_ROWS, Precision
 from boxloss_server.engine.validity import invalid_rows, violations
 from boxloss_server.service.arrays import read_boxes, read_weights
+from boxloss_server.service.bulk import Received
 
 MAX_LOSSES = 64
 
@@ -53,7 +54,7 @@ class Limits:
     request_pairs: int
 
 
-def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits) -> tuple[Evaluation, Pairs]:
+def decode_evaluation(received: Received[loss_service_pb2.EvaluateRequest], limits: Limits) -> tuple[Evaluation, Pairs]:
     """Reads what an EvaluateRequest asks, and its arrays.
 
     Raises:
@@ -61,6 +62,7 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
         RequestTooLargeError: the request has too many pairs.
         UnsupportedError: a field or value is newer than this server.
     """
+    request = received.message
     refuse_unknown_fields(request)
     dtype = _word(_DTYPES, request.dtype, "dtype")
     box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
@@ -69,9 +71,9 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     faults = list(_unfit(losses, box_format, request.similarities))
     diagonal = _squared_image_diagonal(request, losses, faults)
     running_mean = _running_mean(request, losses, faults)
-    predictions = read_boxes(request.predictions, "predictions", dtype, box_format, faults)
-    targets = read_boxes(request.targets, "targets", dtype, box_format, faults)
-    weights = read_weights(request.weights, dtype, faults) if request.HasField("weights") else None
+    predictions = read_boxes(received, "predictions", dtype, box_format, faults)
+    targets = read_boxes(received, "targets", dtype, box_format, faults)
+    weights = read_weights(received, dtype, faults) if request.HasField("weights") else None
     crowd = np.array(request.crowd, bool) if request.crowd else None
     if crowd is not None and any("running_mean" in loss.needed for loss in losses):
         faults.append(Violation("crowd", "does not go with a loss that needs a running mean; leave one of them out"))
@@ -104,8 +106,9 @@ def decode_evaluation(request: loss_service_pb2.EvaluateRequest, limits: Limits)
     return work, Pairs(predictions, targets, masked, weights, reduction, diagonal, running_mean, crowd)
 
 
-def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) -> tuple[Matrix, Grid]:
+def decode_matrix(received: Received[loss_service_pb2.PairwiseIouRequest], limits: Limits) -> tuple[Matrix, Grid]:
     """Reads what a PairwiseIouRequest asks, and its arrays; raises as `decode_evaluation`."""
+    request = received.message
     refuse_unknown_fields(request)
     dtype = _word(_DTYPES, request.dtype, "dtype")
     box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
@@ -121,8 +124,8 @@ def decode_matrix(request: loss_service_pb2.PairwiseIouRequest, limits: Limits) 
     if "running_mean" in metric.needed:
         faults.append(Violation("similarity", "needs a running mean, which matrices do not take"))
     diagonal = _squared_image_diagonal(request, (metric,), faults)
-    rows = read_boxes(request.a, "a", dtype, box_format, faults)
-    columns = read_boxes(request.b, "b", dtype, box_format, faults)
+    rows = read_boxes(received, "a", dtype, box_format, faults)
+    columns = read_boxes(received, "b", dtype, box_format, faults)
     crowd = np.array(request.crowd, bool) if request.crowd else None
     if crowd is not None and metric != IoU():
         faults.append(Violation("crowd", "goes with the plain IoU only; leave it out, or take that metric"))

@@ -1,4 +1,4 @@
-"""Results to response messages."""
+"""Results to response messages, as parts to be joined."""
 
 from __future__ import annotations
 
@@ -10,58 +10,64 @@ from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 
 from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss.v1.loss_service_pb2 import EvaluateResponse, EvaluateStreamResponse, LossResult, PairwiseIouResponse
 from boxloss_server.batching import Outcome
-from boxloss_server.engine import Grid, Pairs, Scores
+from boxloss_server.engine import Grid, Pairs, Score, Scores
+from boxloss_server.service.bulk import BULKY, Part, array_field, field
 
 _DTYPES = {np.dtype(np.float32): array_pb2.DTYPE_FLOAT32, np.dtype(np.float64): array_pb2.DTYPE_FLOAT64}
 
 
-def encode_evaluation(
-    request: loss_service_pb2.EvaluateRequest, pairs: Pairs, outcome: Outcome[Scores]
-) -> loss_service_pb2.EvaluateResponse:
+def encode_evaluation(request: loss_service_pb2.EvaluateRequest, pairs: Pairs, outcome: Outcome[Scores]) -> list[Part]:
     """Writes the answer to an EvaluateRequest, in the form that its predictions came in."""
-    plain = bool(request.predictions.values)
+    write = _plain_field if request.predictions.values else _packed_field
     scores = outcome.result
-    response = loss_service_pb2.EvaluateResponse(dtype=_DTYPES[scores.iou.dtype])
+    response = EvaluateResponse(dtype=_DTYPES[scores.iou.dtype])
     if len(pairs.masked):
         response.masked_rows.extend(pairs.masked)
     _write_execution(response.execution, outcome)
+    parts: list[Part] = [response.SerializeToString()]
     for score in scores.scores:
-        result = response.results.add()
-        _write(result.loss, score.loss, plain)
-        if score.prediction_gradient is not None:
-            _write(result.prediction_gradient, score.prediction_gradient, plain)
-        if score.target_gradient is not None:
-            _write(result.target_gradient, score.target_gradient, plain)
-        if score.running_mean is not None:
-            result.running_mean = score.running_mean
+        parts += field(EvaluateResponse.RESULTS_FIELD_NUMBER, *_result(score, write))
     if request.iou:
-        _write(response.iou, scores.iou, plain)
-    return response
+        parts += write(EvaluateResponse.IOU_FIELD_NUMBER, scores.iou)
+    return parts
 
 
-def encode_matrix(
-    request: loss_service_pb2.PairwiseIouRequest, grid: Grid, outcome: Outcome[Any]
-) -> loss_service_pb2.PairwiseIouResponse:
+def encode_in_stream(response: list[Part]) -> list[Part]:
+    """Writes an answer as a message of a stream."""
+    return field(EvaluateStreamResponse.RESPONSE_FIELD_NUMBER, *response)
+
+
+def encode_matrix(request: loss_service_pb2.PairwiseIouRequest, grid: Grid, outcome: Outcome[Any]) -> list[Part]:
     """Writes the answer to a PairwiseIouRequest, in the form that `a` came in."""
-    response = loss_service_pb2.PairwiseIouResponse(
-        dtype=_DTYPES[outcome.result.dtype],
-        masked_rows=grid.masked_rows,
-        masked_columns=grid.masked_columns,
+    response = PairwiseIouResponse(
+        dtype=_DTYPES[outcome.result.dtype], masked_rows=grid.masked_rows, masked_columns=grid.masked_columns
     )
     _write_execution(response.execution, outcome)
-    _write(response.matrix, outcome.result, bool(request.a.values))
-    return response
+    write = _plain_field if request.a.values else _packed_field
+    return [response.SerializeToString(), *write(PairwiseIouResponse.MATRIX_FIELD_NUMBER, outcome.result)]
 
 
-def _write(message: array_pb2.Array, array: NDArray[np.floating], plain: bool) -> None:
-    message.SetInParent()
-    if plain:
-        message.values.extend(array.ravel().tolist())
-    elif sys.byteorder == "little":
-        message.data = array.tobytes()
-    else:
-        message.data = array.byteswap().tobytes()
+def _result(score: Score, write: Any) -> list[Part]:
+    parts: list[Part] = write(LossResult.LOSS_FIELD_NUMBER, score.loss)
+    if score.prediction_gradient is not None:
+        parts += write(LossResult.PREDICTION_GRADIENT_FIELD_NUMBER, score.prediction_gradient)
+    if score.target_gradient is not None:
+        parts += write(LossResult.TARGET_GRADIENT_FIELD_NUMBER, score.target_gradient)
+    if score.running_mean is not None:
+        parts.append(LossResult(running_mean=score.running_mean).SerializeToString())
+    return parts
+
+
+def _packed_field(number: int, array: NDArray[np.floating]) -> list[Part]:
+    if sys.byteorder == "big":
+        array = array.byteswap()
+    return array_field(number, array.data.cast("B") if array.nbytes >= BULKY else array.tobytes())
+
+
+def _plain_field(number: int, array: NDArray[np.floating]) -> list[Part]:
+    return field(number, array_pb2.Array(values=array.ravel().tolist()).SerializeToString())
 
 
 def _write_execution(message: loss_service_pb2.Execution, outcome: Outcome[Any]) -> None:

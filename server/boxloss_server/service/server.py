@@ -15,7 +15,6 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from prometheus_client import start_http_server
 
 from boxloss.v1 import loss_service_pb2
-from boxloss.v1.loss_service_pb2_grpc import add_LossServiceServicer_to_server
 from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import Engine, Kernels, find_device
 from boxloss_server.service.decode import Limits
@@ -89,7 +88,7 @@ class Server:
             ],
         )
         methods: Any = Methods(self._metrics)  # Takes services as a server does.
-        add_LossServiceServicer_to_server(self._servicer, methods)
+        methods.add_registered_method_handlers(_SERVICE, self._servicer.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         reflected = reflection.aio.ReflectionServicer((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME))
         add_ServerReflectionServicer_to_server(reflected, methods)  # type: ignore[no-untyped-call]

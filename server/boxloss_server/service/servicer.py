@@ -7,17 +7,18 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
+import grpc
 import grpc.aio
 
 from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError, Violation
 from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
-from boxloss.v1.loss_service_pb2_grpc import LossServiceServicer
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher
+from boxloss_server.service.bulk import Part, Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
-from boxloss_server.service.encode import encode_evaluation, encode_matrix
+from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
 from boxloss_server.service.metrics import Metrics
 
 _STREAM_DEPTH = 4
@@ -26,8 +27,8 @@ _STREAM_DEPTH = 4
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-class LossServicer(LossServiceServicer):
-    """Answers the RPCs. Errors leave it as `BoxlossError`.
+class LossServicer:
+    """Answers the RPCs, in parts of messages. Errors leave it as `BoxlossError`.
 
     Args:
         batcher: computes.
@@ -44,27 +45,45 @@ class LossServicer(LossServiceServicer):
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
 
+    @property
+    def handlers(self) -> dict[str, Any]:
+        """The handlers of the service's methods, by name."""
+        return {
+            "Evaluate": grpc.unary_unary_rpc_method_handler(
+                self._evaluate, reader(loss_service_pb2.EvaluateRequest), b"".join
+            ),
+            "EvaluateStream": grpc.stream_stream_rpc_method_handler(
+                self._evaluate_stream, reader(loss_service_pb2.EvaluateStreamRequest), b"".join
+            ),
+            "PairwiseIou": grpc.unary_unary_rpc_method_handler(
+                self._pairwise_iou, reader(loss_service_pb2.PairwiseIouRequest), b"".join
+            ),
+            "ListLosses": grpc.unary_unary_rpc_method_handler(
+                self._list_losses,
+                loss_service_pb2.ListLossesRequest.FromString,
+                loss_service_pb2.ListLossesResponse.SerializeToString,
+            ),
+        }
+
     def drain(self) -> None:
         """Has open streams end after the answers to what they have already sent."""
         self._draining = True
-        for reader in self._readers:
-            reader.cancel()
+        for reading in self._readers:
+            reading.cancel()
 
-    async def Evaluate(
-        self, request: loss_service_pb2.EvaluateRequest, context: Context
-    ) -> loss_service_pb2.EvaluateResponse:
-        return await self._evaluate(request, _deadline(context), context.peer())
+    async def _evaluate(self, request: Received[loss_service_pb2.EvaluateRequest], context: Context) -> list[Part]:
+        return await self._answer(request, _deadline(context), context.peer())
 
-    async def EvaluateStream(
-        self, requests: AsyncIterator[loss_service_pb2.EvaluateStreamRequest], context: Context
-    ) -> AsyncIterator[loss_service_pb2.EvaluateStreamResponse]:
+    async def _evaluate_stream(
+        self, requests: AsyncIterator[Received[loss_service_pb2.EvaluateStreamRequest]], context: Context
+    ) -> AsyncIterator[list[Part]]:
         deadline, client = _deadline(context), context.peer()
-        answers: asyncio.Queue[asyncio.Task[loss_service_pb2.EvaluateResponse] | None] = asyncio.Queue(_STREAM_DEPTH)
+        answers: asyncio.Queue[asyncio.Task[list[Part]] | None] = asyncio.Queue(_STREAM_DEPTH)
 
         async def read() -> None:
             try:
-                async for message in requests:
-                    answer = asyncio.create_task(self._evaluate_message(message, deadline, client))
+                async for request in requests:
+                    answer = asyncio.create_task(self._answer_message(request, deadline, client))
                     try:
                         await answers.put(answer)
                     except asyncio.CancelledError:
@@ -73,8 +92,8 @@ class LossServicer(LossServiceServicer):
             finally:
                 await answers.put(None)
 
-        reader = asyncio.create_task(read())
-        self._readers.add(reader)
+        reading = asyncio.create_task(read())
+        self._readers.add(reading)
         answered = 0
         try:
             while answer := await answers.get():
@@ -83,51 +102,55 @@ class LossServicer(LossServiceServicer):
                 except BoxlossError as error:
                     error.metadata["message"] = str(answered)
                     raise
-                yield loss_service_pb2.EvaluateStreamResponse(response=response)
+                yield encode_in_stream(response)
                 answered += 1
         except BaseException:
-            reader.cancel()
+            reading.cancel()
             raise
         finally:
-            self._readers.discard(reader)
+            self._readers.discard(reading)
             while not answers.empty():
                 if answer := answers.get_nowait():
                     answer.cancel()
         if self._draining:
             raise ServerUnavailableError("the server is shutting down; send what is not answered to another, or later")
-        await reader  # Where it has failed, the last message could not be read.
+        await reading  # Where it has failed, the last message could not be read.
 
-    async def PairwiseIou(
-        self, request: loss_service_pb2.PairwiseIouRequest, context: Context
-    ) -> loss_service_pb2.PairwiseIouResponse:
+    async def _pairwise_iou(
+        self, request: Received[loss_service_pb2.PairwiseIouRequest], context: Context
+    ) -> list[Part]:
         work, grid = decode_matrix(request, self._limits)
         pairs = len(grid.rows) * len(grid.columns)
         outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), context.peer())
-        return encode_matrix(request, grid, outcome)
+        return encode_matrix(request.message, grid, outcome)
 
-    async def ListLosses(
+    async def _list_losses(
         self, request: loss_service_pb2.ListLossesRequest, context: Context
     ) -> loss_service_pb2.ListLossesResponse:
         refuse_unknown_fields(request)
         return self._catalogue
 
-    async def _evaluate_message(
-        self, message: loss_service_pb2.EvaluateStreamRequest, deadline: float, client: str
-    ) -> loss_service_pb2.EvaluateResponse:
-        refuse_unknown_fields(message)
-        if not message.HasField("request"):
+    async def _answer_message(
+        self, received: Received[loss_service_pb2.EvaluateStreamRequest], deadline: float, client: str
+    ) -> list[Part]:
+        refuse_unknown_fields(received.message)
+        if not received.message.HasField("request"):
             raise InvalidInputError([Violation("request", "is not set; put an EvaluateRequest into each message")])
-        return await self._evaluate(message.request, deadline, client, patient=True)
+        return await self._answer(Received(received.message.request, received.bulk), deadline, client, patient=True)
 
-    async def _evaluate(
-        self, request: loss_service_pb2.EvaluateRequest, deadline: float, client: str, patient: bool = False
-    ) -> loss_service_pb2.EvaluateResponse:
+    async def _answer(
+        self,
+        request: Received[loss_service_pb2.EvaluateRequest],
+        deadline: float,
+        client: str,
+        patient: bool = False,
+    ) -> list[Part]:
         work, pairs = decode_evaluation(request, self._limits)
         for loss in work.losses:
             self._metrics.asked(loss.name)
         size = len(pairs.predictions) * len(work.losses)
         outcome = await self._batcher.submit(work, pairs, size, deadline, client, patient)
-        return encode_evaluation(request, pairs, outcome)
+        return encode_evaluation(request.message, pairs, outcome)
 
 
 def _deadline(context: Context) -> float:

@@ -1,0 +1,146 @@
+"""Bulky arrays in messages, without copies.
+
+protobuf copies an array when it parses a message and when the array is read, when it is set, and when the message is
+written: for large arrays that takes longer than the computation. Here, arrays are views of the message that came in,
+and are copied once, into the message that goes out. All else is left to protobuf. Its fields may come in any order, so
+those that it writes and those written here stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from boxloss.v1 import array_pb2
+
+Part: TypeAlias = bytes | memoryview
+
+_Message = TypeVar("_Message", bound=Message)
+
+BULKY = 2**16
+"""Bytes from which on copies cost more than finding an array does."""
+_DATA = array_pb2.Array.DESCRIPTOR.fields_by_name["data"].number
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}
+
+
+class Received(NamedTuple, Generic[_Message]):
+    """A message that came in."""
+
+    message: _Message
+    """All but the bulky arrays, which are empty here."""
+    bulk: Mapping[str, memoryview]
+    """Their elements in the packed form, by field."""
+
+
+def reader(kind: type[_Message]) -> Callable[[bytes], Received[_Message]]:
+    """A parser of messages of a kind. It raises DecodeError, as protobuf's does."""
+    descriptor: Any = kind.DESCRIPTOR
+
+    def read(data: bytes) -> Received[_Message]:
+        bulk: dict[str, memoryview] = {}
+        rest = data
+        if len(data) >= BULKY:
+            try:
+                rest = _lift(memoryview(data), descriptor, bulk)
+            except _UnclearError:
+                bulk = {}  # protobuf knows better.
+        return Received(kind.FromString(rest), bulk)
+
+    return read
+
+
+def field(number: int, *parts: Part) -> list[Part]:
+    """The field of a message that holds these parts: bytes, an array's elements or another message."""
+    return [_header(number, sum(map(len, parts))), *parts]
+
+
+def array_field(number: int, elements: Part) -> list[Part]:
+    """The field of a message that is an Array in the packed form."""
+    header = _header(_DATA, len(elements))
+    return [_header(number, len(header) + len(elements)), header, elements]
+
+
+class _UnclearError(Exception):
+    """A message is malformed, or in a form that is rare."""
+
+
+def _lift(data: memoryview, kind: Descriptor, bulk: dict[str, memoryview]) -> bytes:
+    """The message without its bulky arrays, which go into `bulk`."""
+    kept: list[Part] = []
+    seen: set[int] = set()
+    for number, whole, content in _fields(data):
+        descriptor: FieldDescriptor | None = kind.fields_by_number.get(number)
+        if descriptor is None or descriptor.message_type is None or descriptor.is_repeated:
+            kept.append(whole)
+            continue
+        if number in seen:
+            raise _UnclearError  # Of such a message protobuf makes one.
+        seen.add(number)
+        if len(content) < BULKY:
+            kept.append(whole)
+        elif descriptor.message_type is not array_pb2.Array.DESCRIPTOR:
+            kept += field(number, _lift(content, descriptor.message_type, bulk))
+        elif (elements := _elements(content)) is not None:
+            bulk[descriptor.name] = elements
+            kept += field(number)
+        else:
+            kept.append(whole)
+    return b"".join(kept)
+
+
+def _elements(content: memoryview) -> memoryview | None:
+    """The elements of an Array that has nothing but these."""
+    fields = list(_fields(content))
+    return fields[0][2] if len(fields) == 1 and fields[0][0] == _DATA else None
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Number, whole and content (of a field with a length) of each field."""
+    position = 0
+    while position < len(data):
+        start = position
+        tag, position = _read_varint(data, position)
+        content = data[:0]
+        if tag & 7 == _LENGTH:
+            length, position = _read_varint(data, position)
+            content = data[position : position + length]
+            position += length
+        elif tag & 7 == _VARINT:
+            _, position = _read_varint(data, position)
+        elif tag & 7 in _FIXED:
+            position += _FIXED[tag & 7]
+        else:
+            raise _UnclearError
+        if position > len(data):
+            raise _UnclearError
+        yield tag >> 3, data[start:position], content
+
+
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    """A number, and where it ends."""
+    number = 0
+    for index, byte in enumerate(data[position : position + 10]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, position + index + 1
+    raise _UnclearError
+
+
+@lru_cache(4096)
+def _header(number: int, length: int) -> bytes:
+    """What comes before the content of a field."""
+    return _varint(number << 3 | _LENGTH) + _varint(length)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
