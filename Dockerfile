@@ -35,18 +35,26 @@ FROM declared AS packages-cuda
 RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' ./server
 
 # The same torch without CUDA, much smaller, is on an index of its own. To take it from a mirror:
-# docker build --build-arg TORCH_INDEX=https://... What only compilers and torch's own tests need is left out.
+# docker build --build-arg TORCH_INDEX=https://...
 FROM declared AS packages-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt \
         --no-deps --index-url "${TORCH_INDEX}" torch \
-    && pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' ./server \
-    && rm -rf /opt/boxloss/lib/python3*/site-packages/torch/include /opt/boxloss/lib/python3*/site-packages/torch/test
+    && pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' ./server
 
 FROM build AS code
 COPY client client
 COPY server server
 RUN pip --python /opt/boxloss/bin/python install --prefix /code --no-deps ./client ./server
+
+# The common losses, compiled for any x86-64 CPU with AVX2, or for the builder's where that is another. Then what only
+# compilers and torch's own tests need is left out.
+FROM packages-cpu AS compiled
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+COPY --from=code /code /opt/boxloss
+RUN /opt/boxloss/bin/python -m boxloss_server.engine.kernels /opt/boxloss/kernels \
+    && chmod -R a+rX /opt/boxloss/kernels && rm -f /opt/boxloss/kernels/*.lock \
+    && rm -rf /opt/boxloss/lib/python3*/site-packages/torch/include /opt/boxloss/lib/python3*/site-packages/torch/test
 
 
 # What both images have in common.
@@ -74,5 +82,5 @@ COPY --from=packages-cuda /opt/boxloss /opt/boxloss
 COPY --from=code /code /opt/boxloss
 
 FROM runtime AS cpu
-COPY --from=packages-cpu /opt/boxloss /opt/boxloss
-COPY --from=code /code /opt/boxloss
+ENV BOXLOSS_KERNEL_CACHE=/opt/boxloss/kernels
+COPY --from=compiled /opt/boxloss /opt/boxloss

@@ -17,7 +17,9 @@ OTHER = np.arange(40_000, 80_000, dtype="<f4").tobytes()
 
 
 def request(**fields: Any) -> EvaluateRequest:
-    message = EvaluateRequest(dtype=DTYPE_FLOAT32, prediction_gradients=True, running_mean=0.5, crowd=[True, False], **fields)
+    message = EvaluateRequest(
+        dtype=DTYPE_FLOAT32, prediction_gradients=True, running_mean=0.5, crowd=[True, False], **fields
+    )
     message.losses.add().ciou.gate = 0.25
     return message
 
@@ -95,7 +97,9 @@ def test_what_is_written_by_hand_protobuf_reads(size: int) -> None:
         *array_field(LossResult.LOSS_FIELD_NUMBER, memoryview(elements)[:size]),
         LossResult(running_mean=0.25).SerializeToString(),
     )
-    response = EvaluateResponse.FromString(b"".join([*parts, EvaluateResponse(dtype=DTYPE_FLOAT64).SerializeToString()]))
+    response = EvaluateResponse.FromString(
+        b"".join([*parts, EvaluateResponse(dtype=DTYPE_FLOAT64).SerializeToString()])
+    )
     expected = EvaluateResponse(dtype=DTYPE_FLOAT64)
     expected.results.add(loss=Array(data=elements[:size]), running_mean=0.25)
     assert response == expected

@@ -18,6 +18,8 @@ from boxloss_server.engine.function import compute, dtype_of, example, numbers_o
 from tests.boxes import random_boxes
 from tests.catalogue import LOSSES
 
+pytestmark = pytest.mark.timeout(600)  # Compiling takes half a minute, and more where others compute.
+
 CPU = torch.device("cpu")
 SIMPLE = Evaluation((SmoothL1(beta=2.0),), "xyxy", "float64", prediction_gradients=True, target_gradients=False)
 

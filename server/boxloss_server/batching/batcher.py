@@ -20,6 +20,8 @@ _PAUSE = 75e-6
 """Seconds. If the event loop has nothing to do for so long, no call waits to be handed over."""
 _IDLE_TURN = 25e-6
 """Seconds. A turn of the event loop that takes less did nothing."""
+_ALONE = 150e-6
+"""Seconds. A caller that is alone needs longer to call again; if less has passed since an answer, there are others."""
 _MARGIN = 2e-3
 """Seconds before a request's deadline at which it stops to wait for others."""
 
@@ -66,7 +68,7 @@ class _Round:
         self.counted = 0
         self.idle = 0.0
         """Seconds in which the loop had nothing to do since the last request came."""
-        self.timer: asyncio.Handle
+        self.timer: asyncio.Handle | None = None
         self.look: asyncio.Handle | None = None
 
 
@@ -75,7 +77,7 @@ class Batcher:
 
     Small requests gather in rounds and are computed on the event loop itself, where a hand-over to a thread and back
     would cost more than it frees. A round lasts until as many requests have come as in the last ones and the loop has
-    a pause: a lone caller waits for nobody, many callers find each other. Large requests wait for a single worker
+    a pause: many callers find each other. A lone caller waits for nobody. Large requests wait for a single worker
     thread, and share a batch with those that come until it is free.
 
     Args:
@@ -105,6 +107,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._round: _Round | None = None
         self._last_rounds = (1, 1)
+        self._answered = 0.0
         self._backlog: Backlog[_Entry] = Backlog()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="boxloss-engine")
         self._worker_busy = False
@@ -162,7 +165,10 @@ class Batcher:
         gathering = self._round
         if gathering is None:
             gathering = self._round = _Round(entry.arrived, entry.arrived + self._window)
-            gathering.timer = self._loop.call_later(self._window, self._close, "window")
+            if self._last_rounds == (1, 1) and entry.arrived - self._answered > _ALONE:
+                gathering.look = self._loop.call_soon(self._close, "alone")
+            else:
+                gathering.timer = self._loop.call_later(self._window, self._close, "window")
         batch = gathering.batches.get(entry.work)
         if batch is not None and batch.pairs + entry.pairs > self._small_pairs:
             self._compute_batch(gathering.batches.pop(entry.work).entries, "full")
@@ -172,7 +178,7 @@ class Batcher:
         batch.entries.append(entry)
         batch.pairs += entry.pairs
         gathering.requests += 1
-        if entry.deadline - _MARGIN < gathering.closes:
+        if gathering.timer and entry.deadline - _MARGIN < gathering.closes:
             gathering.closes = entry.deadline - _MARGIN
             gathering.timer.cancel()
             gathering.timer = self._loop.call_later(max(gathering.closes - entry.arrived, 0), self._close, "deadline")
@@ -199,12 +205,13 @@ class Batcher:
         gathering = self._round
         assert gathering
         self._round = None
-        gathering.timer.cancel()
-        if gathering.look:
-            gathering.look.cancel()
+        for handle in (gathering.timer, gathering.look):
+            if handle:
+                handle.cancel()
         self._last_rounds = (self._last_rounds[1], gathering.requests)
         for batch in gathering.batches.values():
             self._compute_batch(batch.entries, reason)
+        self._answered = time.monotonic()
 
     def _compute_batch(self, entries: list[_Entry], reason: str) -> None:
         """Computes a batch of small requests here and now."""

@@ -14,8 +14,9 @@ class Observer(Protocol):
     def closed(self, reason: str, requests: int, pairs: int) -> None:
         """Called for each batch that starts.
 
-        Reasons, of small requests: "pause" (no more came), "window" (open for its longest time), "deadline" (the
-        nearest was near) and "full"; of large ones: "idle" (the worker was free) and "worker" (it became free).
+        Reasons, of small requests: "alone" (callers come one by one), "pause" (no more came), "window" (the longest
+        time was over), "deadline" (the nearest was near) and "full"; of large ones: "idle" (the worker was free) and
+        "worker" (it became free).
         """
 
     def computed(self, seconds: float) -> None:

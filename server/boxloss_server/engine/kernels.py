@@ -134,11 +134,13 @@ class Kernels:
         path = self._path(work)
         name = path.stem
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):  # Another process may be compiling it.
-                outcome = "loaded" if path.exists() else "compiled"
-                if outcome == "compiled":
-                    self._compile(work, path)
+            outcome = "loaded"
+            if not path.exists():
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with FileLock(f"{path}.lock"):  # Another process may be compiling it.
+                    if not path.exists():
+                        outcome = "compiled"
+                        self._compile(work, path)
             self._kernels[structure] = self._load(work, path)
         except Exception as error:
             if self._closed:
@@ -234,3 +236,18 @@ def _sources() -> str:
     for path in sorted([*root.glob("losses/*.py"), *(root / "engine" / f"{name}.py" for name in _COMPILED)]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def main() -> None:
+    """Compiles the common functions for the CPU into a folder, `python -m boxloss_server.engine.kernels FOLDER`."""
+    outcomes: list[str] = []
+    kernels = Kernels(
+        torch.device("cpu"), "ahead", Path(sys.argv[1]), len(COMMON), lambda outcome, _: outcomes.append(outcome)
+    )
+    kernels.prepare()
+    kernels.close()
+    sys.exit("failed" in outcomes or len(outcomes) < len(COMMON))
+
+
+if __name__ == "__main__":
+    main()
