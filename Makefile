@@ -7,10 +7,10 @@ PROTOS := $(wildcard proto/boxloss/v1/*.proto)
 DISTRIBUTIONS := --editable 'client[cli]' --editable server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format proto docs compat clean
+.PHONY: help demo serve test lint format proto docs compat bench benchquick benchmemory clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/runtime ## start a server, score real boxes, print a table
 	$(BIN)/python examples/demo.py
@@ -43,8 +43,17 @@ docs: .venv/dev ## write docs/losses.md and its pictures
 compat: .venv/dev .venv-oldest/installed ## run the SDK with the oldest packages that it accepts
 	$(BIN)/python -m tests.compatibility .venv-oldest/bin/python
 
+bench: .venv/dev .venv-peers/installed ## measure boxloss beside its limits and its peers, 30 minutes
+	$(BIN)/python -m benchmarks $(BENCH)
+
+benchquick: .venv/dev ## measure a little, without peers, 90 seconds
+	$(BIN)/python -m benchmarks --quick --output build/bench/quick $(BENCH)
+
+benchmemory: .venv/dev ## watch the server's memory under load, 10 minutes
+	$(BIN)/python -m benchmarks memory --memory-seconds 600 --output build/bench/memory $(BENCH)
+
 clean: ## remove the environments
-	rm -rf .venv .venv-proto .venv-oldest
+	rm -rf .venv .venv-proto .venv-oldest .venv-peers
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -66,4 +75,14 @@ clean: ## remove the environments
 .venv-oldest/installed: client/oldest.txt client/pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --constraint client/oldest.txt --editable client
+	touch $@
+
+# A peer that cannot be installed is left out.
+.venv-peers/installed: benchmarks/peers.txt client/pyproject.toml server/pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt --upgrade pip
+	.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt --editable client --editable server
+	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt mosec
+	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt litserve
+	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt 'ray[serve]'
 	touch $@
