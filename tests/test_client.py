@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -401,7 +401,7 @@ async def test_64_clients_at_once_share_batches_and_each_gets_the_answer_of_a_lo
         for each in clients:
             await each.close()
     shares = [1 / result.executions[0].batch_requests for results in answers for result in results]
-    assert len(shares) / sum(shares) > 8, "requests in a mean batch"
+    assert len(shares) / sum(shares) > 4, "requests in a mean batch"
     for expected, results in zip(alone, answers, strict=True):
         for result in results:
             np.testing.assert_array_equal(result.loss, expected.loss)
@@ -423,71 +423,6 @@ async def test_the_asyncio_client_does_what_the_blocking_one_does(
         assert await connected.pairwise_iou(A, B) == client.pairwise_iou(A, B)
         with pytest.raises(InvalidInputError, match="targets: row 0 is inverted"):
             await connected.evaluate(A, [[5, 2, 1, 8]], CIoU())
-
-
-def batches(count: int, seed: int = 45) -> list[tuple[Any, Any]]:
-    rng = np.random.default_rng(seed)
-    return [(random_boxes(rng, n), random_boxes(rng, n)) for n in rng.integers(0, 60, count)]
-
-
-def test_a_stream_yields_one_result_for_each_batch_in_order(client: boxloss.Client) -> None:
-    given = batches(50)
-    results = list(client.evaluate_stream(iter(given), CIoU(), gradients=True))
-    assert len(results) == 50
-    for result, (predictions, targets) in zip(results, given, strict=True):
-        np.testing.assert_array_equal(result.loss, client.evaluate(predictions, targets, CIoU()).loss)
-
-
-def test_stream_batches_may_have_weights(client: boxloss.Client) -> None:
-    (result,) = client.evaluate_stream([(A, B, [2.0])], CIoU(), reduction="sum")
-    assert result.loss == pytest.approx(2 * 0.9361860890731847)
-
-
-def test_an_empty_stream_yields_nothing(client: boxloss.Client) -> None:
-    assert list(client.evaluate_stream([], CIoU())) == []
-
-
-def test_a_stream_raises_after_the_results_before_the_fault(client: boxloss.Client) -> None:
-    for bad, complaint in (
-        ((A, B * 2), r"batches\[3\].targets: has 2 rows for 1 predictions"),
-        ((A, [[5, 2, 1, 8]]), "targets: row 0 is inverted"),
-    ):
-        results = client.evaluate_stream([(A, B), (A, B), (A, B), bad, (A, B)], CIoU())
-        for _ in range(3):
-            assert next(results).loss.shape == (1,)
-        with pytest.raises(InvalidInputError, match=complaint):
-            next(results)
-
-
-def test_a_stream_reads_few_batches_ahead(client: boxloss.Client) -> None:
-    read = 0
-
-    def source() -> Iterator[tuple[Any, Any]]:
-        nonlocal read
-        for _ in range(100):
-            read += 1
-            yield A, B
-
-    results = client.evaluate_stream(source(), CIoU())
-    next(results)
-    assert read <= 10
-    results.close()  # type: ignore[attr-defined]
-
-
-async def test_asyncio_streams_take_both_kinds_of_iterables(server: ServerProcess, client: boxloss.Client) -> None:
-    given = batches(30)
-
-    async def source() -> AsyncIterator[tuple[Any, Any]]:
-        for batch in given:
-            await asyncio.sleep(0)
-            yield batch
-
-    expected = [result.loss for result in client.evaluate_stream(given, GIoU())]
-    async with boxloss.AsyncClient(server.address) as connected:
-        for iterable in (given, source()):
-            results = [result.loss async for result in connected.evaluate_stream(iterable, GIoU())]
-            for result, loss in zip(results, expected, strict=True):
-                np.testing.assert_array_equal(result, loss)
 
 
 @pytest.fixture(scope="module")
@@ -547,13 +482,6 @@ def test_matrices_over_the_limits_are_split_and_joined(client: boxloss.Client, n
     for rows, columns in ((30, 40), (3, 300), (300, 3), (0, 5), (5, 0)):
         a, b = random_boxes(rng, rows), random_boxes(rng, columns)
         np.testing.assert_array_equal(narrow.pairwise_iou(a, b), client.pairwise_iou(a, b))
-
-
-def test_streams_split_too(client: boxloss.Client, narrow: boxloss.Client) -> None:
-    rng = np.random.default_rng(48)
-    given = [(random_boxes(rng, n), random_boxes(rng, n)) for n in (250, 0, 30, 500)]
-    for first, second in zip(client.evaluate_stream(given, CIoU()), narrow.evaluate_stream(given, CIoU()), strict=True):
-        np.testing.assert_array_equal(first.loss, second.loss)
 
 
 def test_a_closed_client_says_so(server: ServerProcess) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from asyncio import Queue
+from asyncio import Future, Queue, Task
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,14 +16,16 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
-from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
     EvaluationExchange,
     MatrixExchange,
     Options,
+    Question,
     StreamExchange,
 )
 from boxloss.losses import Loss
@@ -41,7 +45,7 @@ class AsyncClient(Connection):
     in an `async with` statement.
 
     The methods are those of `boxloss.Client`, which documents their arguments, results and errors; here they are
-    awaited.
+    awaited. Small evaluations that tasks ask for at the same time are sent together.
 
     Args:
         address: "host:port", or "unix:/path/of/socket".
@@ -52,6 +56,7 @@ class AsyncClient(Connection):
         super().__init__(address, timeout=timeout)
         self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub: LossServiceAsyncStub = LossServiceStub(self._channel)  # type: ignore[assignment]
+        self._sendings: dict[Task[Answer], list[_Call]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,19 +101,9 @@ class AsyncClient(Connection):
         timeout: float | None = None,
     ) -> LossResult:
         """Evaluates a loss over pairs of boxes."""
-        options = Options(
-            gradients,
-            target_gradients,
-            box_format,
-            weights,
-            reduction,
-            invalid,
-            similarity,
-            image_size,
-            running_mean,
-            crowd,
-        )
-        return (await self._evaluate(predictions, targets, [loss], options, timeout))[0]
+        options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
+        question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
+        return (await self._evaluate(question, timeout))[0]
 
     async def compare(
         self,
@@ -129,19 +124,9 @@ class AsyncClient(Connection):
         timeout: float | None = None,
     ) -> list[LossResult]:
         """Evaluates several losses over the same pairs."""
-        options = Options(
-            gradients,
-            target_gradients,
-            box_format,
-            weights,
-            reduction,
-            invalid,
-            similarity,
-            image_size,
-            running_mean,
-            crowd,
-        )
-        return await self._evaluate(predictions, targets, losses, options, timeout)
+        options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
+        question = Question(predictions, targets, losses, options, reduction, weights, crowd)
+        return await self._evaluate(question, timeout)
 
     async def evaluate_stream(
         self,
@@ -159,11 +144,9 @@ class AsyncClient(Connection):
         timeout: float | None = None,
     ) -> AsyncIterator[LossResult]:
         """Evaluates a loss over many batches, from an iterable or an asynchronous one, through one call."""
-        options = Options(
-            gradients, target_gradients, box_format, None, reduction, invalid, similarity, image_size, running_mean
-        )
+        options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         deadline = time.monotonic() + timeout if timeout is not None else None
-        stream = StreamExchange(loss, options, await self._offer(None))
+        stream = StreamExchange(loss, options, reduction, await self._offer(None))
         connection: _Stream | None = None
         fault: InvalidInputError | None = None
 
@@ -215,12 +198,75 @@ class AsyncClient(Connection):
         exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
         return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
 
-    async def _evaluate(
-        self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, timeout: float | None
-    ) -> list[LossResult]:
+    async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        exchange = EvaluationExchange(predictions, targets, losses, options, await self._offer(deadline))
+        server = await self._offer(deadline)
+        if lane := self._lane(question, timeout, server):
+            call = _Call(question, deadline)
+            return (await self._ride(lane, call)).results(call)
+        exchange = EvaluationExchange(question, server)
         return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+    async def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
+        """The answer to the message that a call rides in."""
+        if lane.enter(call):
+            try:
+                return await self._send(lane, [call])
+            finally:
+                self._depart(lane)
+        outcome = await self._wait(lane, call)
+        if outcome is Word.ALONE:
+            outcome = await self._send(lane, [call])
+        if isinstance(outcome, Word):
+            raise self._late()
+        return outcome
+
+    async def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
+        message = Message(lane, calls)
+        try:
+            return Answer(lane.kind, await self._call("Evaluate", message.request(), message.deadline))
+        except DeadlineExceededError as error:
+            raise self._late(error) from None
+
+    async def _wait(self, lane: Lane[_Call], call: _Call) -> Outcome:
+        """Waits until a call has ridden with others."""
+        outcome: Outcome = Word.LATE
+        timer = call.outcome.get_loop().call_later(call.deadline - time.monotonic(), call.end, Word.LATE)
+        try:
+            outcome = await call.outcome
+        finally:
+            timer.cancel()
+            if outcome is Word.LATE:  # Or its caller has been cancelled.
+                self._withdraw(lane, call)
+        return outcome
+
+    def _depart(self, lane: Lane[_Call]) -> None:
+        """Sends those that wait from a place that has become free."""
+        while first := lane.leave():
+            calls = [call for call in lane.gather(first) if not call.outcome.done()]
+            if calls:
+                sending = asyncio.create_task(self._send(lane, calls))
+                self._sendings[sending] = calls
+                sending.add_done_callback(partial(self._arrive, lane))
+                return
+
+    def _arrive(self, lane: Lane[_Call], sending: Task[Answer]) -> None:
+        """Hands the answer to those who wait for it."""
+        outcome: Outcome = Word.ALONE
+        if not sending.cancelled():
+            error = sending.exception()
+            outcome = Word.after(error) if error else sending.result()
+        for call in self._sendings.pop(sending):
+            call.end(outcome)
+        # First those answered go on; they may call again at once, and can ride together.
+        sending.get_loop().call_soon(self._depart, lane)
+
+    def _withdraw(self, lane: Lane[_Call], call: _Call) -> None:
+        """Takes back a call whose caller has gone; a message for which nobody waits any more is cancelled."""
+        if not lane.withdraw(call):
+            for sending, calls in self._sendings.items():
+                if call in calls and all(each.outcome.done() for each in calls):
+                    sending.cancel()
 
     async def _ask(self, method: str, exchange: EvaluationExchange | MatrixExchange, deadline: float) -> list[Any]:
         return [await self._call(method, request, deadline, names) for request, names in exchange.requests()]
@@ -233,11 +279,31 @@ class AsyncClient(Connection):
         async def attempt() -> Any:
             self._check_open()
             try:
-                return await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                response = await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not (task and task.cancelling()):  # Not the caller's own wish: closing the channel does so too.
+                    self._check_open()
+                raise
             except grpc.RpcError as error:
                 raise self._translated(error, method, names) from None
+            self._trouble = None
+            return response
 
         return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
+
+
+class _Call(Call):
+    """A call whose caller may have to wait."""
+
+    def __init__(self, question: Question, deadline: float) -> None:
+        super().__init__(question, deadline)
+        self.outcome: Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def end(self, outcome: Outcome) -> None:
+        """Has the caller go on, if it still waits."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
 
 
 class _Stream:

@@ -54,6 +54,8 @@ def weights_of(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
 
 
 def _numbers(value: Any, field: str) -> Array:
+    if type(value) is np.ndarray and value.dtype in DTYPES:
+        return value
     if hasattr(value, "detach"):  # A torch tensor; torch itself is not needed to read it.
         tensor = value.detach().cpu()
         value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
@@ -71,9 +73,19 @@ def _numbers(value: Any, field: str) -> Array:
 
 def to_message(array: Array) -> array_pb2.Array:
     """Writes an array in the packed form."""
-    return array_pb2.Array(data=array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return array_pb2.Array(data=packed(array))
+
+
+def packed(array: Array) -> bytes:
+    """The elements as little-endian bytes in row-major order."""
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def from_message(message: array_pb2.Array, dtype: int, shape: tuple[int, ...]) -> Array:
     """Reads an answer's array in the packed form; it can be written to."""
-    return np.frombuffer(bytearray(message.data), _ANSWER_DTYPES[dtype]).reshape(shape)
+    return view_of(message, dtype, shape).copy()
+
+
+def view_of(message: array_pb2.Array, dtype: int, shape: tuple[int, ...]) -> Array:
+    """Reads an answer's array in the packed form without a copy; it cannot be written to."""
+    return np.frombuffer(message.data, _ANSWER_DTYPES[dtype]).reshape(shape)

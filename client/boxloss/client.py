@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,14 +14,16 @@ from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
-from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
     EvaluationExchange,
     MatrixExchange,
     Options,
+    Question,
     StreamExchange,
 )
 from boxloss.losses import Loss
@@ -35,7 +38,8 @@ from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 class Client(Connection):
     """A connection to a boxloss server. Safe to share between threads; close it, or use it in a `with` statement.
 
-    Every method retries while the server is unavailable or busy, until its timeout; every failure is a
+    Small evaluations that threads ask for at the same time are sent together; each caller gets its own answer or error,
+    in its own time. Every method retries while the server is unavailable or busy, until its timeout; every failure is a
     `BoxlossError`.
 
     Args:
@@ -47,6 +51,7 @@ class Client(Connection):
         super().__init__(address, timeout=timeout)
         self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = LossServiceStub(self._channel)
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -118,19 +123,9 @@ class Client(Connection):
             InvalidInputError: the input is wrong; the message names the field.
             BoxlossError: another of its kinds.
         """
-        options = Options(
-            gradients,
-            target_gradients,
-            box_format,
-            weights,
-            reduction,
-            invalid,
-            similarity,
-            image_size,
-            running_mean,
-            crowd,
-        )
-        return self._evaluate(predictions, targets, [loss], options, timeout)[0]
+        options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
+        question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
+        return self._evaluate(question, timeout)[0]
 
     def compare(
         self,
@@ -154,19 +149,9 @@ class Client(Connection):
 
         Takes and raises what `evaluate` does; returns one result for each loss, in their order.
         """
-        options = Options(
-            gradients,
-            target_gradients,
-            box_format,
-            weights,
-            reduction,
-            invalid,
-            similarity,
-            image_size,
-            running_mean,
-            crowd,
-        )
-        return self._evaluate(predictions, targets, losses, options, timeout)
+        options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
+        question = Question(predictions, targets, losses, options, reduction, weights, crowd)
+        return self._evaluate(question, timeout)
 
     def evaluate_stream(
         self,
@@ -200,11 +185,9 @@ class Client(Connection):
         Raises:
             BoxlossError: after the results of all batches before the one at fault.
         """
-        options = Options(
-            gradients, target_gradients, box_format, None, reduction, invalid, similarity, image_size, running_mean
-        )
+        options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         deadline = time.monotonic() + timeout if timeout is not None else None
-        stream = StreamExchange(loss, options, self._offer(None))
+        stream = StreamExchange(loss, options, reduction, self._offer(None))
         connection: _Stream | None = None
         fault: InvalidInputError | None = None
 
@@ -275,12 +258,79 @@ class Client(Connection):
         exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
         return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
 
-    def _evaluate(
-        self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, timeout: float | None
-    ) -> list[LossResult]:
+    def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        exchange = EvaluationExchange(predictions, targets, losses, options, self._offer(deadline))
+        server = self._offer(deadline)
+        if lane := self._lane(question, timeout, server):
+            call = _Call(question, deadline)
+            return self._ride(lane, call).results(call)
+        exchange = EvaluationExchange(question, server)
         return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+    def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
+        """The answer to the message that a call rides in."""
+        with self._lock:
+            leads = lane.enter(call)
+        outcome = Word.LEAD if leads else self._wait(lane, call)
+        if outcome is Word.LEAD:
+            outcome = self._lead(lane, call)
+        if outcome is Word.ALONE:
+            outcome = self._send(lane, [call])
+        if isinstance(outcome, Word):
+            raise self._late()
+        return outcome
+
+    def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
+        message = Message(lane, calls)
+        try:
+            return Answer(lane.kind, self._call("Evaluate", message.request(), message.deadline))
+        except DeadlineExceededError as error:
+            raise self._late(error) from None
+
+    def _lead(self, lane: Lane[_Call], call: _Call) -> Outcome:
+        """Sends a call with those that wait, hands them the answer, and the place to one that came meanwhile."""
+        calls = [call]
+        outcome: Outcome = Word.ALONE
+        try:
+            with self._lock:
+                calls = lane.gather(call)
+            outcome = self._send(lane, calls)
+        except BoxlossError as error:
+            if len(calls) == 1:
+                raise
+            outcome = Word.after(error)
+        finally:
+            for other in calls[1:]:
+                other.inbox.put(outcome)
+            if len(calls) > 1:
+                time.sleep(0)  # First those answered go on; they may call again at once, and can ride together.
+            self._pass_on(lane)
+        return outcome
+
+    def _wait(self, lane: Lane[_Call], call: _Call) -> Outcome:
+        """Waits until a call has ridden with another's, or is told what to do."""
+        outcome: Outcome | None = None
+        try:
+            outcome = call.inbox.get(timeout=max(call.deadline - time.monotonic(), 0))
+        except Empty:
+            return Word.LATE
+        finally:
+            if outcome is None:
+                self._withdraw(lane, call)
+        return outcome
+
+    def _withdraw(self, lane: Lane[_Call], call: _Call) -> None:
+        """Takes back a call whose caller has gone."""
+        with self._lock:
+            waited = lane.withdraw(call)
+        if not waited and not call.inbox.empty() and call.inbox.get() is Word.LEAD:
+            self._pass_on(lane)
+
+    def _pass_on(self, lane: Lane[_Call]) -> None:
+        """Has another caller use the place that has become free."""
+        with self._lock:
+            if successor := lane.leave():
+                successor.inbox.put(Word.LEAD)
 
     def _ask(self, method: str, exchange: EvaluationExchange | MatrixExchange, deadline: float) -> list[Any]:
         return [self._call(method, request, deadline, names) for request, names in exchange.requests()]
@@ -293,11 +343,22 @@ class Client(Connection):
         def attempt() -> Any:
             self._check_open()
             try:
-                return getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                response = getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except grpc.RpcError as error:
+                self._check_open()
                 raise self._translated(error, method, names) from None
+            self._trouble = None
+            return response
 
         return Retrying(**policy(deadline - time.monotonic()))(attempt)
+
+
+class _Call(Call):
+    """A call whose caller may have to wait."""
+
+    def __init__(self, question: Question, deadline: float) -> None:
+        super().__init__(question, deadline)
+        self.inbox: SimpleQueue[Outcome] = SimpleQueue()
 
 
 class _Stream:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
 
 import grpc
 
-from boxloss.errors import BoxlossError, InputError, RequestTooLargeError
-from boxloss.exchange import NO_NAMES
+from boxloss.coalescing import CALL_PAIRS, LANES, Lane
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InputError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
+from boxloss.exchange import NO_NAMES, Question
 from boxloss.results import ServerInfo
 from boxloss.status import error_of
 
@@ -26,17 +36,39 @@ class Connection:
         self.timeout = timeout
         self._server: ServerInfo | None = None
         self._closed = False
+        self._lanes: Callable[..., Lane[Any]] = lru_cache(LANES)(Lane)
+        self._trouble: grpc.RpcError | None = None
+        """Why the last message was not answered, if it may be when it is sent again."""
 
     def _deadline(self, timeout: float | None) -> float:
         """When a call that starts now must end, as time.monotonic() tells it."""
         return time.monotonic() + (self.timeout if timeout is None else timeout)
+
+    def _lane(self, question: Question, timeout: float | None, server: ServerInfo) -> Lane[Any] | None:
+        """The lane of a small question; None where its answer would differ in company, or it needs none."""
+        kind = question.kind
+        if kind.options.running_mean is not None or question.crowd is not None or not 0 < len(question) <= CALL_PAIRS:
+            return None
+        seconds = self.timeout if timeout is None else timeout
+        lane = self._lanes(kind, seconds, server.message_bytes, server.request_pairs)
+        return lane if len(question) <= lane.room else None
 
     def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         """The boxloss error that a failed call stands for, with the caller's names for its fields."""
         translated = error_of(error, self.address, method)
         if isinstance(translated, RequestTooLargeError):
             self._server = None  # Its limits are not what they were; the next call asks again.
+        if isinstance(translated, (ServerUnavailableError, ServerBusyError)):
+            self._trouble = error
         return translated.renamed(names) if isinstance(translated, InputError) else translated
+
+    def _late(self, error: DeadlineExceededError | None = None) -> BoxlossError:
+        """What a call fails with when its time is over: what kept the server from answering, where that is known."""
+        if self._trouble:
+            return self._translated(self._trouble, "Evaluate")
+        return error or DeadlineExceededError(
+            f"{self.address} did not answer Evaluate in time; allow a longer timeout, or send less at once"
+        )
 
     def _check_open(self) -> None:
         """Raises where the client has been closed."""

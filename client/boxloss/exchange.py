@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +30,7 @@ Names: TypeAlias = dict[str, str]
 NO_NAMES: Names = {}
 
 Slice: TypeAlias = "slice[int, int, None]"
+Rows: TypeAlias = "NDArray[np.bool_]"
 
 _BOX_FORMATS = enum_choices(array_pb2.BoxFormat.DESCRIPTOR)
 _REDUCTIONS = enum_choices(loss_service_pb2.Reduction.DESCRIPTOR)
@@ -41,58 +41,40 @@ _FRAMING_BYTES = 64
 """More than the tags and lengths of a message's arrays take."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """The keywords of an evaluation."""
+class Options(NamedTuple):
+    """The keywords of an evaluation that concern each pair on its own."""
 
     gradients: bool = False
     target_gradients: bool = False
     box_format: BoxFormat = "xyxy"
-    weights: ArrayLike | None = None
-    reduction: Reduction = "none"
     invalid: Invalid = "reject"
     similarity: bool = False
     image_size: tuple[float, float] | None = None
     running_mean: float | None = None
-    crowd: ArrayLike | None = None
 
 
-class EvaluationExchange:
-    """The messages of one evaluation, and the results that their answers make.
+class Kind(NamedTuple):
+    """What is asked about pairs of boxes, whichever they are: one message can ask it about many."""
 
-    Args:
-        predictions: boxes of shape (N, 4).
-        targets: boxes of shape (N, 4).
-        losses: what to compute.
-        options: how.
-        server: whose limits hold.
+    losses: tuple[Loss, ...]
+    options: Options
+    dtype: np.dtype[Any]
+    weighted: bool
 
-    Raises:
-        InvalidInputError: a shape, a word or a combination is wrong.
-    """
+    @property
+    def columns(self) -> int:
+        """Numbers of a box."""
+        return COLUMNS[self.options.box_format]
 
-    def __init__(
-        self, predictions: Boxes, targets: Boxes, losses: Sequence[Loss], options: Options, server: ServerInfo
-    ) -> None:
-        self._losses = tuple(losses)
-        self._options = options
-        box_format = _number(_BOX_FORMATS, options.box_format, "box_format")
-        self._columns = COLUMNS[options.box_format]
-        prediction_array = boxes_of(predictions, "predictions", self._columns)
-        target_array = boxes_of(targets, "targets", self._columns)
-        dtype = np.result_type(prediction_array, target_array)
-        self._predictions = prediction_array.astype(dtype, copy=False)
-        self._targets = target_array.astype(dtype, copy=False)
-        self._weights = None if options.weights is None else weights_of(options.weights, dtype)
-        self._count = len(self._predictions)
-        self._crowd = _crowd_of(options.crowd, self._count, "predictions")
-        self._check()
-        self._template = loss_service_pb2.EvaluateRequest(
-            losses=[loss_to_message(loss) for loss in self._losses],
-            dtype=DTYPES[dtype],
-            box_format=box_format,  # type: ignore[arg-type]
-            reduction=_number(_REDUCTIONS, options.reduction, "reduction"),  # type: ignore[arg-type]
-            invalid_boxes=_number(_INVALID, options.invalid, "invalid"),  # type: ignore[arg-type]
+    def template(self, reduction: Reduction) -> loss_service_pb2.EvaluateRequest:
+        """A message that lacks nothing but its pairs."""
+        options = self.options
+        return loss_service_pb2.EvaluateRequest(
+            losses=[loss_to_message(loss) for loss in self.losses],
+            dtype=DTYPES[self.dtype],
+            box_format=_BOX_FORMATS[options.box_format],  # type: ignore[arg-type]
+            reduction=_REDUCTIONS[reduction],  # type: ignore[arg-type]
+            invalid_boxes=_INVALID[options.invalid],  # type: ignore[arg-type]
             prediction_gradients=options.gradients,
             target_gradients=options.target_gradients,
             iou=True,
@@ -100,31 +82,112 @@ class EvaluationExchange:
             image_size=_image_size(options.image_size),
             running_mean=options.running_mean,
         )
-        pair_bytes = (2 * self._columns + (self._weights is not None)) * dtype.itemsize + 1  # A crowd's mark.
-        room = server.message_bytes - self._template.ByteSize() - _FRAMING_BYTES
-        step = max(min(room // pair_bytes, server.request_pairs // len(self._losses)), 1)
+
+    def room(self, template: loss_service_pb2.EvaluateRequest, message_bytes: int, request_pairs: int) -> int:
+        """How many pairs a server with these limits takes in a message."""
+        pair_bytes = (2 * self.columns + self.weighted) * self.dtype.itemsize + 1  # A crowd's mark.
+        free = message_bytes - template.ByteSize() - _FRAMING_BYTES
+        return min(free // pair_bytes, request_pairs // len(self.losses))
+
+
+class Question:
+    """What one caller asks, read and checked as far as that takes no server.
+
+    Args:
+        predictions: boxes of shape (N, 4).
+        targets: boxes of shape (N, 4).
+        losses: what to compute.
+        options: how.
+        reduction: of the pairs' losses.
+        weights: of the pairs.
+        crowd: which targets are crowds.
+
+    Raises:
+        InvalidInputError: a shape, a word or a combination is wrong.
+    """
+
+    def __init__(
+        self,
+        predictions: Boxes,
+        targets: Boxes,
+        losses: Sequence[Loss],
+        options: Options,
+        reduction: Reduction = "none",
+        weights: ArrayLike | None = None,
+        crowd: ArrayLike | None = None,
+    ) -> None:
+        _number(_BOX_FORMATS, options.box_format, "box_format")
+        _number(_REDUCTIONS, reduction, "reduction")
+        _number(_INVALID, options.invalid, "invalid")
+        if options.image_size is not None:
+            size = options.image_size
+            options = options._replace(image_size=(float(size[0]), float(size[1])))
+        columns = COLUMNS[options.box_format]
+        self.predictions = boxes_of(predictions, "predictions", columns)
+        self.targets = boxes_of(targets, "targets", columns)
+        if self.predictions.dtype != self.targets.dtype:
+            dtype = np.result_type(self.predictions, self.targets)
+            self.predictions, self.targets = self.predictions.astype(dtype), self.targets.astype(dtype)
+        self.weights = None if weights is None else weights_of(weights, self.predictions.dtype)
+        self.crowd = _crowd_of(crowd, len(self), "predictions")
+        self.reduction = reduction
+        self.kind = Kind(tuple(losses), options, self.predictions.dtype, self.weights is not None)
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def _check(self) -> None:
+        faults = []
+        if not self.kind.losses:
+            faults.append(Violation("losses", "is empty; ask for one or more"))
+        for index, loss in enumerate(self.kind.losses):
+            if not isinstance(loss, Loss):
+                faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
+        for field, array in (("targets", self.targets), ("weights", self.weights)):
+            if array is not None and len(array) != len(self):
+                faults.append(Violation(field, f"has {len(array)} rows for {len(self)} predictions; give one for each"))
+        if faults:
+            raise InvalidInputError(faults)
+
+
+class EvaluationExchange:
+    """The messages of one evaluation, and the results that their answers make.
+
+    Args:
+        question: what is asked.
+        server: whose limits hold.
+    """
+
+    def __init__(self, question: Question, server: ServerInfo) -> None:
+        self._question = question
+        self._kind = question.kind
+        self._template = self._kind.template(question.reduction)
+        self._count = len(question)
+        step = max(self._kind.room(self._template, server.message_bytes, server.request_pairs), 1)
         self._slices = [slice(start, start + step) for start in range(0, max(self._count, 1), step)]
-        if len(self._slices) > 1 and options.reduction == "mean":
+        if len(self._slices) > 1 and question.reduction == "mean":
             # Means of parts of different size do not average; sums add.
             self._template.reduction = loss_service_pb2.REDUCTION_SUM
 
     def requests(self) -> Iterator[tuple[loss_service_pb2.EvaluateRequest, Names]]:
         """The messages to send, and what to call their fields in errors."""
+        question = self._question
         for part in self._slices:
             request = loss_service_pb2.EvaluateRequest()
             request.CopyFrom(self._template)
-            request.predictions.CopyFrom(to_message(self._predictions[part]))
-            request.targets.CopyFrom(to_message(self._targets[part]))
-            if self._weights is not None:
-                request.weights.CopyFrom(to_message(self._weights[part]))
-            if self._crowd is not None:
-                request.crowd.extend(self._crowd[part].tolist())
+            request.predictions.CopyFrom(to_message(question.predictions[part]))
+            request.targets.CopyFrom(to_message(question.targets[part]))
+            if question.weights is not None:
+                request.weights.CopyFrom(to_message(question.weights[part]))
+            if question.crowd is not None:
+                request.crowd.extend(question.crowd[part].tolist())
             whole = len(self._slices) == 1
             yield request, {} if whole else {name: _part(name, part) for name in ("predictions", "targets", "weights")}
 
     def results(self, responses: Sequence[loss_service_pb2.EvaluateResponse]) -> list[LossResult]:
         """One result for each loss, from the answers to all messages."""
-        counts = [len(self._predictions[part]) for part in self._slices]
+        counts = [len(self._question.predictions[part]) for part in self._slices]
         valid = np.ones(self._count, bool)
         for part, response in zip(self._slices, responses, strict=True):
             valid[part.start + np.asarray(response.masked_rows, np.int64)] = False
@@ -133,19 +196,19 @@ class EvaluationExchange:
         def count_valid(part: Slice) -> int:
             return int(np.count_nonzero(valid[part]))
 
-        executions = tuple(_execution(response.execution) for response in responses)
+        executions = tuple(execution_of(response.execution) for response in responses)
         results = []
-        for index, loss in enumerate(self._losses):
+        for index, loss in enumerate(self._kind.losses):
             parts = [(r.results[index], r.dtype, n) for r, n in zip(responses, counts, strict=True)]
             value, gradient, target_gradient = self._reduce(
                 [from_message(part.loss, dtype, self._value_shape(n)) for part, dtype, n in parts],
-                [from_message(part.prediction_gradient, dtype, (n, self._columns)) for part, dtype, n in parts]
-                if self._options.gradients
+                [from_message(part.prediction_gradient, dtype, (n, self._kind.columns)) for part, dtype, n in parts]
+                if self._kind.options.gradients
                 else None,
-                [from_message(part.target_gradient, dtype, (n, self._columns)) for part, dtype, n in parts]
-                if self._options.target_gradients
+                [from_message(part.target_gradient, dtype, (n, self._kind.columns)) for part, dtype, n in parts]
+                if self._kind.options.target_gradients
                 else None,
-                int(np.count_nonzero(valid)),
+                valid,
             )
             mean = self._running_mean([part for part, _, _ in parts], [count_valid(part) for part in self._slices])
             results.append(LossResult(loss, value, gradient, target_gradient, iou, valid, mean, executions))
@@ -161,36 +224,21 @@ class EvaluationExchange:
         return float(np.average([part.running_mean for part in parts], weights=counts))
 
     def _reduce(
-        self, values: list[Array], gradients: list[Array] | None, target_gradients: list[Array] | None, valid: int
+        self, values: list[Array], gradients: list[Array] | None, target_gradients: list[Array] | None, valid: Rows
     ) -> tuple[Array, Array | None, Array | None]:
         """Joins the parts."""
         joined = [None if parts is None else _joined(parts) for parts in (gradients, target_gradients)]
-        if self._options.reduction == "none":
+        if self._question.reduction == "none":
             return _joined(values), joined[0], joined[1]
         if len(values) == 1:
             return values[0], joined[0], joined[1]
-        scale = 1 / max(valid, 1) if self._options.reduction == "mean" else 1.0
+        scale = scale_of(self._question.reduction, valid)
         total = np.asarray(np.sum(values, dtype=np.float64) * scale, values[0].dtype)
         first, second = (None if array is None else array * array.dtype.type(scale) for array in joined)
         return total, first, second
 
     def _value_shape(self, count: int) -> tuple[int, ...]:
-        return (count,) if self._options.reduction == "none" else ()
-
-    def _check(self) -> None:
-        faults = []
-        if not self._losses:
-            faults.append(Violation("losses", "is empty; ask for one or more"))
-        for index, loss in enumerate(self._losses):
-            if not isinstance(loss, Loss):
-                faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
-        for field, array in (("targets", self._targets), ("weights", self._weights)):
-            if array is not None and len(array) != self._count:
-                faults.append(
-                    Violation(field, f"has {len(array)} rows for {self._count} predictions; give one for each")
-                )
-        if faults:
-            raise InvalidInputError(faults)
+        return (count,) if self._question.reduction == "none" else ()
 
 
 class MatrixExchange:
@@ -272,16 +320,18 @@ class StreamExchange:
 
     Args:
         loss: what to compute for every batch.
-        options: how; weights come with the batches.
+        options: how.
+        reduction: of each batch.
         server: whose limits hold.
     """
 
     DEPTH = 8
     """Messages on their way at once: enough to hide the way, few enough to hold in memory."""
 
-    def __init__(self, loss: Loss, options: Options, server: ServerInfo) -> None:
+    def __init__(self, loss: Loss, options: Options, reduction: Reduction, server: ServerInfo) -> None:
         self._loss = loss
         self._options = options
+        self._reduction = reduction
         self._server = server
         self._unanswered: deque[tuple[loss_service_pb2.EvaluateStreamRequest, EvaluationExchange | None]] = deque()
         self._answers: list[loss_service_pb2.EvaluateResponse] = []
@@ -300,11 +350,11 @@ class StreamExchange:
     def ask(self, batch: Batch) -> list[loss_service_pb2.EvaluateStreamRequest]:
         """The messages to send for the next batch."""
         predictions, targets, *weights = batch
-        options = replace(self._options, weights=weights[0]) if weights else self._options
         try:
-            exchange = EvaluationExchange(predictions, targets, [self._loss], options, self._server)
+            question = Question(predictions, targets, [self._loss], self._options, self._reduction, *weights[:1])
         except InvalidInputError as error:
             raise error.within(f"batches[{self._asked}]") from None
+        exchange = EvaluationExchange(question, self._server)
         self._asked += 1
         messages = [loss_service_pb2.EvaluateStreamRequest(request=request) for request, _ in exchange.requests()]
         self._unanswered.extend((message, None) for message in messages[:-1])
@@ -320,6 +370,11 @@ class StreamExchange:
         result = exchange.results(self._answers)[0]
         self._answers = []
         return result
+
+
+def scale_of(reduction: Reduction, valid: Rows) -> float:
+    """What makes a reduction of a sum over the valid pairs."""
+    return 1 / max(int(np.count_nonzero(valid)), 1) if reduction == "mean" else 1.0
 
 
 def _crowd_of(crowd: ArrayLike | None, count: int, boxes: str) -> NDArray[np.bool_] | None:
@@ -351,7 +406,8 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _execution(message: loss_service_pb2.Execution) -> Execution:
+def execution_of(message: loss_service_pb2.Execution) -> Execution:
+    """How a message was served."""
     return Execution(
         queue_time=message.queue_time.ToNanoseconds() / 1e9,
         compute_time=message.compute_time.ToNanoseconds() / 1e9,

@@ -44,7 +44,8 @@ class LossResult:
     running_mean: float | None
     """For the next call, where the loss needs one."""
     executions: tuple[Execution, ...]
-    """How the server served it: one for each message that the input was split into."""
+    """How the server served it: one for each message that the input was split into, or one for the message that it
+    shared with other calls."""
 
 
 @dataclass(frozen=True)
