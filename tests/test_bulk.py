@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError, Message
 
+from boxloss.bulk import array_field, elements_of, field
 from boxloss.v1.array_pb2 import DTYPE_FLOAT32, DTYPE_FLOAT64, Array
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, LossResult
-from boxloss_server.service.bulk import array_field, field, reader
+from boxloss_server.service.bulk import reader
 
 BULKY = np.arange(40_000, dtype="<f4").tobytes()
 OTHER = np.arange(40_000, 80_000, dtype="<f4").tobytes()
@@ -94,7 +95,7 @@ def test_what_is_written_by_hand_protobuf_reads(size: int) -> None:
     elements = bytes(range(256)) * (size // 256 + 1)
     parts = field(
         EvaluateResponse.RESULTS_FIELD_NUMBER,
-        *array_field(LossResult.LOSS_FIELD_NUMBER, memoryview(elements)[:size]),
+        *array_field(LossResult.LOSS_FIELD_NUMBER, [memoryview(elements)[:size]]),
         LossResult(running_mean=0.25).SerializeToString(),
     )
     response = EvaluateResponse.FromString(
@@ -103,3 +104,10 @@ def test_what_is_written_by_hand_protobuf_reads(size: int) -> None:
     expected = EvaluateResponse(dtype=DTYPE_FLOAT64)
     expected.results.add(loss=Array(data=elements[:size]), running_mean=0.25)
     assert response == expected
+
+
+@pytest.mark.parametrize(
+    "array", [np.float32(2.5), np.empty((0, 4)), np.arange(12.0).reshape(3, 4)[:, ::2], np.ones((999, 9)).T]
+)
+def test_elements_are_in_row_major_order_whatever_the_layout(array: Any) -> None:
+    assert bytes(elements_of(np.asarray(array))) == np.asarray(array).tobytes()

@@ -8,7 +8,7 @@ from asyncio import Future, Queue, Task
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -32,12 +32,9 @@ from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
-from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
-
-if TYPE_CHECKING:
-    from boxloss.v1.loss_service_pb2_grpc import LossServiceAsyncStub
 
 
 class AsyncClient(Connection):
@@ -55,7 +52,7 @@ class AsyncClient(Connection):
     def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
         super().__init__(address, timeout=timeout)
         self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub: LossServiceAsyncStub = LossServiceStub(self._channel)  # type: ignore[assignment]
+        self._stub = Stub(self._channel)
         self._sendings: dict[Task[Answer], list[_Call]] = {}
 
     async def __aenter__(self) -> Self:
@@ -73,9 +70,7 @@ class AsyncClient(Connection):
 
     async def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        self._server = server_info(
-            await self._call("ListLosses", loss_service_pb2.ListLossesRequest(), self._deadline(timeout))
-        )
+        self._server = server_info(await self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
     async def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
@@ -315,17 +310,15 @@ class _Stream:
         deadline: of the whole stream, as time.monotonic() tells it.
     """
 
-    def __init__(
-        self, client: AsyncClient, messages: list[loss_service_pb2.EvaluateStreamRequest], deadline: float | None
-    ) -> None:
+    def __init__(self, client: AsyncClient, messages: list[bytes], deadline: float | None) -> None:
         client._check_open()
         self._client = client
-        self._outbox: Queue[loss_service_pb2.EvaluateStreamRequest | None] = Queue()
+        self._outbox: Queue[bytes | None] = Queue()
         self.write(messages)
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
         self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout)
 
-    def write(self, messages: list[loss_service_pb2.EvaluateStreamRequest]) -> None:
+    def write(self, messages: list[bytes]) -> None:
         for message in messages:
             self._outbox.put_nowait(message)
 
@@ -342,7 +335,7 @@ class _Stream:
         self._outbox.put_nowait(None)
         self._call.cancel()
 
-    async def _messages(self) -> AsyncIterator[loss_service_pb2.EvaluateStreamRequest]:
+    async def _messages(self) -> AsyncIterator[bytes]:
         while (message := await self._outbox.get()) is not None:
             yield message
 

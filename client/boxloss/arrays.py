@@ -71,11 +71,6 @@ def _numbers(value: Any, field: str) -> Array:
     raise InvalidInputError([Violation(field, "cannot be read as an array of numbers; give rows of numbers")])
 
 
-def to_message(array: Array) -> array_pb2.Array:
-    """Writes an array in the packed form."""
-    return array_pb2.Array(data=packed(array))
-
-
 def packed(array: Array) -> bytes:
     """The elements as little-endian bytes in row-major order."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -30,8 +30,8 @@ from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
-from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
 
@@ -50,7 +50,7 @@ class Client(Connection):
     def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
         super().__init__(address, timeout=timeout)
         self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub = LossServiceStub(self._channel)
+        self._stub = Stub(self._channel)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -68,9 +68,7 @@ class Client(Connection):
 
     def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        self._server = server_info(
-            self._call("ListLosses", loss_service_pb2.ListLossesRequest(), self._deadline(timeout))
-        )
+        self._server = server_info(self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
     def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
@@ -370,23 +368,22 @@ class _Stream:
         deadline: of the whole stream, as time.monotonic() tells it.
     """
 
-    def __init__(
-        self, client: Client, messages: list[loss_service_pb2.EvaluateStreamRequest], deadline: float | None
-    ) -> None:
+    def __init__(self, client: Client, messages: list[bytes], deadline: float | None) -> None:
         client._check_open()
         self._client = client
-        self._outbox: SimpleQueue[loss_service_pb2.EvaluateStreamRequest | None] = SimpleQueue()
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.write(messages)
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
         self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout)
 
-    def write(self, messages: list[loss_service_pb2.EvaluateStreamRequest]) -> None:
+    def write(self, messages: list[bytes]) -> None:
         for message in messages:
             self._outbox.put(message)
 
     def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            return next(self._call)
+            response: loss_service_pb2.EvaluateStreamResponse = next(self._call)
+            return response
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
         except StopIteration:

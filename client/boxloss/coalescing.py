@@ -18,10 +18,12 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 
 from boxloss.arrays import packed, view_of
+from boxloss.bulk import array_field
 from boxloss.errors import DeadlineExceededError, ServerBusyError, ServerUnavailableError
 from boxloss.exchange import Kind, Question, execution_of, scale_of
 from boxloss.results import LossResult
 from boxloss.v1 import loss_service_pb2
+from boxloss.v1.loss_service_pb2 import EvaluateRequest
 
 PLACES = 2
 """Messages of a lane on their way at once: the server computes one while the client writes and reads another."""
@@ -90,8 +92,9 @@ class Lane(Generic[AnyCall]):
 
     def __init__(self, kind: Kind, timeout: float, message_bytes: int, request_pairs: int) -> None:
         self.kind = kind
-        self.template = kind.template("none")  # Reduced here, for each caller.
-        self.room = kind.room(self.template, message_bytes, min(request_pairs, MESSAGE_PAIRS))
+        template = kind.template("none")  # Reduced here, for each caller.
+        self.template = template.SerializeToString()
+        self.room = kind.room(template, message_bytes, min(request_pairs, MESSAGE_PAIRS))
         self._places = PLACES
         self._waiting: deque[AnyCall] = deque()
 
@@ -145,15 +148,16 @@ class Message(Generic[AnyCall]):
             call.start, call.stop = start, start + len(call)
             start = call.stop
 
-    def request(self) -> loss_service_pb2.EvaluateRequest:
+    def request(self) -> bytes:
         """What to send."""
-        request = loss_service_pb2.EvaluateRequest()
-        request.CopyFrom(self._lane.template)
-        request.predictions.data = b"".join([call.predictions for call in self.calls])
-        request.targets.data = b"".join([call.targets for call in self.calls])
+        parts = [
+            self._lane.template,
+            *array_field(EvaluateRequest.PREDICTIONS_FIELD_NUMBER, [call.predictions for call in self.calls]),
+            *array_field(EvaluateRequest.TARGETS_FIELD_NUMBER, [call.targets for call in self.calls]),
+        ]
         if self._lane.kind.weighted:
-            request.weights.data = b"".join([call.weights for call in self.calls])
-        return request
+            parts += array_field(EvaluateRequest.WEIGHTS_FIELD_NUMBER, [call.weights for call in self.calls])
+        return b"".join(parts)
 
 
 class Answer:

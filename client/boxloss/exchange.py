@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, to_message, weights_of
+from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, weights_of
+from boxloss.bulk import array_field, elements_of, field
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import Loss
 from boxloss.results import Execution, LossResult, ServerInfo
 from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateStreamRequest, PairwiseIouRequest
 from boxloss.wire import enum_choices, loss_to_message
 from boxloss.words import COLUMNS, BoxFormat, Invalid, Metric, Reduction
 
@@ -144,9 +146,9 @@ class Question:
         for index, loss in enumerate(self.kind.losses):
             if not isinstance(loss, Loss):
                 faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
-        for field, array in (("targets", self.targets), ("weights", self.weights)):
+        for name, array in (("targets", self.targets), ("weights", self.weights)):
             if array is not None and len(array) != len(self):
-                faults.append(Violation(field, f"has {len(array)} rows for {len(self)} predictions; give one for each"))
+                faults.append(Violation(name, f"has {len(array)} rows for {len(self)} predictions; give one for each"))
         if faults:
             raise InvalidInputError(faults)
 
@@ -170,20 +172,24 @@ class EvaluationExchange:
             # Means of parts of different size do not average; sums add.
             self._template.reduction = loss_service_pb2.REDUCTION_SUM
 
-    def requests(self) -> Iterator[tuple[loss_service_pb2.EvaluateRequest, Names]]:
+    def requests(self) -> Iterator[tuple[bytes, Names]]:
         """The messages to send, and what to call their fields in errors."""
         question = self._question
         for part in self._slices:
-            request = loss_service_pb2.EvaluateRequest()
-            request.CopyFrom(self._template)
-            request.predictions.CopyFrom(to_message(question.predictions[part]))
-            request.targets.CopyFrom(to_message(question.targets[part]))
-            if question.weights is not None:
-                request.weights.CopyFrom(to_message(question.weights[part]))
+            rest = self._template
             if question.crowd is not None:
-                request.crowd.extend(question.crowd[part].tolist())
+                rest = EvaluateRequest(crowd=question.crowd[part].tolist())
+                rest.MergeFrom(self._template)
+            request = [
+                rest.SerializeToString(),
+                *array_field(EvaluateRequest.PREDICTIONS_FIELD_NUMBER, [elements_of(question.predictions[part])]),
+                *array_field(EvaluateRequest.TARGETS_FIELD_NUMBER, [elements_of(question.targets[part])]),
+            ]
+            if question.weights is not None:
+                request += array_field(EvaluateRequest.WEIGHTS_FIELD_NUMBER, [elements_of(question.weights[part])])
             whole = len(self._slices) == 1
-            yield request, {} if whole else {name: _part(name, part) for name in ("predictions", "targets", "weights")}
+            names = {} if whole else {name: _part(name, part) for name in ("predictions", "targets", "weights")}
+            yield b"".join(request), names
 
     def results(self, responses: Sequence[loss_service_pb2.EvaluateResponse]) -> list[LossResult]:
         """One result for each loss, from the answers to all messages."""
@@ -288,18 +294,22 @@ class MatrixExchange:
             for top in range(0, max(len(self._rows), 1), height)
         ]
 
-    def requests(self) -> Iterator[tuple[loss_service_pb2.PairwiseIouRequest, Names]]:
+    def requests(self) -> Iterator[tuple[bytes, Names]]:
         """The messages to send, a tile of the matrix each, and what to call their fields in errors."""
         for band in self._tiles:
             for vertical, horizontal in band:
-                request = loss_service_pb2.PairwiseIouRequest()
-                request.CopyFrom(self._template)
-                request.a.CopyFrom(to_message(self._rows[vertical]))
-                request.b.CopyFrom(to_message(self._columns[horizontal]))
+                rest = self._template
                 if self._crowd is not None:
-                    request.crowd.extend(self._crowd[horizontal].tolist())
+                    rest = PairwiseIouRequest(crowd=self._crowd[horizontal].tolist())
+                    rest.MergeFrom(self._template)
+                request = [
+                    rest.SerializeToString(),
+                    *array_field(PairwiseIouRequest.A_FIELD_NUMBER, [elements_of(self._rows[vertical])]),
+                    *array_field(PairwiseIouRequest.B_FIELD_NUMBER, [elements_of(self._columns[horizontal])]),
+                ]
                 whole = len(self._tiles) == len(band) == 1
-                yield request, {} if whole else {"a": _part("a", vertical), "b": _part("b", horizontal)}
+                names = {} if whole else {"a": _part("a", vertical), "b": _part("b", horizontal)}
+                yield b"".join(request), names
 
     def matrix(self, responses: Sequence[loss_service_pb2.PairwiseIouResponse]) -> Array:
         """The matrix of shape (N, M)."""
@@ -333,12 +343,12 @@ class StreamExchange:
         self._options = options
         self._reduction = reduction
         self._server = server
-        self._unanswered: deque[tuple[loss_service_pb2.EvaluateStreamRequest, EvaluationExchange | None]] = deque()
+        self._unanswered: deque[tuple[bytes, EvaluationExchange | None]] = deque()
         self._answers: list[loss_service_pb2.EvaluateResponse] = []
         self._asked = 0
 
     @property
-    def unanswered(self) -> list[loss_service_pb2.EvaluateStreamRequest]:
+    def unanswered(self) -> list[bytes]:
         """What to send again when the connection broke."""
         return [message for message, _ in self._unanswered]
 
@@ -347,7 +357,7 @@ class StreamExchange:
         """Whether enough is on its way."""
         return len(self._unanswered) >= self.DEPTH
 
-    def ask(self, batch: Batch) -> list[loss_service_pb2.EvaluateStreamRequest]:
+    def ask(self, batch: Batch) -> list[bytes]:
         """The messages to send for the next batch."""
         predictions, targets, *weights = batch
         try:
@@ -356,7 +366,9 @@ class StreamExchange:
             raise error.within(f"batches[{self._asked}]") from None
         exchange = EvaluationExchange(question, self._server)
         self._asked += 1
-        messages = [loss_service_pb2.EvaluateStreamRequest(request=request) for request, _ in exchange.requests()]
+        messages = [
+            b"".join(field(EvaluateStreamRequest.REQUEST_FIELD_NUMBER, request)) for request, _ in exchange.requests()
+        ]
         self._unanswered.extend((message, None) for message in messages[:-1])
         self._unanswered.append((messages[-1], exchange))
         return messages

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from boxloss.bulk import Part
 from boxloss.errors import Violation
 from boxloss.v1 import array_pb2
 from boxloss.wire import refuse_unknown_fields
 from boxloss.words import COLUMNS, BoxFormat
 from boxloss_server.engine.pairs import Array
 from boxloss_server.engine.validity import named_rows
-from boxloss_server.service.bulk import Part, Received
+from boxloss_server.service.bulk import Received
 
 
 def read_boxes(request: Received[Any], field: str, dtype: str, box_format: BoxFormat, faults: list[Violation]) -> Array:

@@ -1,27 +1,23 @@
-"""Bulky arrays in messages, without copies.
+"""Bulky arrays in messages that come in, without copies.
 
-protobuf copies an array when it parses a message and when the array is read, when it is set, and when the message is
-written: for large arrays that takes longer than the computation. Here, arrays are views of the message that came in,
-and are copied once, into the message that goes out. All else is left to protobuf. Its fields may come in any order, so
-those that it writes and those written here stand side by side.
+protobuf copies an array when it parses a message, and again when the array is read: for large arrays that takes longer
+than the computation. Here, arrays are views of the message that came in. All else is left to protobuf.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from boxloss.bulk import Part, field
 from boxloss.v1 import array_pb2
-
-Part: TypeAlias = bytes | memoryview
 
 _Message = TypeVar("_Message", bound=Message)
 
-BULKY = 2**16
+_BULKY = 2**16
 """Bytes from which on copies cost more than finding an array does."""
 _DATA = array_pb2.Array.DESCRIPTOR.fields_by_name["data"].number
 _VARINT, _LENGTH = 0, 2
@@ -44,7 +40,7 @@ def reader(kind: type[_Message]) -> Callable[[bytes], Received[_Message]]:
     def read(data: bytes) -> Received[_Message]:
         bulk: dict[str, memoryview] = {}
         rest = data
-        if len(data) >= BULKY:
+        if len(data) >= _BULKY:
             try:
                 rest = _lift(memoryview(data), descriptor, bulk)
             except _UnclearError:
@@ -52,17 +48,6 @@ def reader(kind: type[_Message]) -> Callable[[bytes], Received[_Message]]:
         return Received(kind.FromString(rest), bulk)
 
     return read
-
-
-def field(number: int, *parts: Part) -> list[Part]:
-    """The field of a message that holds these parts: bytes, an array's elements or another message."""
-    return [_header(number, sum(map(len, parts))), *parts]
-
-
-def array_field(number: int, elements: Part) -> list[Part]:
-    """The field of a message that is an Array in the packed form."""
-    header = _header(_DATA, len(elements))
-    return [_header(number, len(header) + len(elements)), header, elements]
 
 
 class _UnclearError(Exception):
@@ -81,7 +66,7 @@ def _lift(data: memoryview, kind: Descriptor, bulk: dict[str, memoryview]) -> by
         if number in seen:
             raise _UnclearError  # Of such a message protobuf makes one.
         seen.add(number)
-        if len(content) < BULKY:
+        if len(content) < _BULKY:
             kept.append(whole)
         elif descriptor.message_type is not array_pb2.Array.DESCRIPTOR:
             kept += field(number, _lift(content, descriptor.message_type, bulk))
@@ -129,18 +114,3 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, position + index + 1
     raise _UnclearError
-
-
-@lru_cache(4096)
-def _header(number: int, length: int) -> bytes:
-    """What comes before the content of a field."""
-    return _varint(number << 3 | _LENGTH) + _varint(length)
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

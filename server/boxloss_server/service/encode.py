@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 
+from boxloss.bulk import Part, array_field, elements_of, field
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateResponse, EvaluateStreamResponse, LossResult, PairwiseIouResponse
 from boxloss_server.batching import Outcome
 from boxloss_server.engine import Grid, Pairs, Score, Scores
-from boxloss_server.service.bulk import BULKY, Part, array_field, field
 
 _DTYPES = {np.dtype(np.float32): array_pb2.DTYPE_FLOAT32, np.dtype(np.float64): array_pb2.DTYPE_FLOAT64}
 
@@ -61,9 +60,7 @@ def _result(score: Score, write: Any) -> list[Part]:
 
 
 def _packed_field(number: int, array: NDArray[np.floating]) -> list[Part]:
-    if sys.byteorder == "big":
-        array = array.byteswap()
-    return array_field(number, array.data.cast("B") if array.nbytes >= BULKY else array.tobytes())
+    return array_field(number, [elements_of(array)])
 
 
 def _plain_field(number: int, array: NDArray[np.floating]) -> list[Part]:

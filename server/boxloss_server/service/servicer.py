@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
+from boxloss.bulk import Part
 from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError, Violation
 from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher
-from boxloss_server.service.bulk import Part, Received, reader
+from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
 from boxloss_server.service.metrics import Metrics
