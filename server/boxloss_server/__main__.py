@@ -6,11 +6,16 @@ import asyncio
 import signal
 import sys
 
+import structlog
 import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from boxloss_server.logs import configure_logs
+from boxloss_server.processes import Supervisor, serve_metrics
 from boxloss_server.settings import Settings, explain
+
+_log = structlog.get_logger()
 
 
 def main() -> None:
@@ -21,6 +26,8 @@ def main() -> None:
         print(f"boxloss-server: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     try:
+        if settings.processes > 1:
+            sys.exit(asyncio.run(Supervisor(settings).run()))
         uvloop.run(_serve(settings))
     except (OSError, ValueError) as error:
         sys.exit(f"boxloss-server: {error}")
@@ -33,12 +40,13 @@ async def _serve(settings: Settings) -> None:
 
     # torch takes seconds to import: --help and wrong settings need not wait for it, and no signal is lost meanwhile.
     from boxloss_server.service import Server
-    from boxloss_server.service.logs import configure_logs
 
     configure_logs(settings.log_level, settings.log_format)
     server = Server(settings)
-    server.serve_metrics()
+    serve_metrics(server.registry, settings.metrics_host, settings.metrics_port)
     await server.start()
+    server.settle()
+    _log.info("serving", host=settings.host, port=server.port, device=server.device)
     await asked_to_stop.wait()
     await server.stop()
 

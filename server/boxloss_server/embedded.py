@@ -10,8 +10,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from boxloss_server.logs import configure_logs
 from boxloss_server.service import Server
-from boxloss_server.service.logs import configure_logs
 from boxloss_server.settings import Settings, explain
 
 

@@ -29,8 +29,16 @@ class Settings(BaseSettings):
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Port of the Prometheus metrics; 0 takes a free one.")
+    processes: int = Field(
+        1, ge=1, description="Server processes that share the port and, where --threads is 0, the cores."
+    )
     device: str = Field("auto", description="What computes: auto (a GPU where there is one), cpu, cuda or cuda:N.")
-    threads: int = Field(0, ge=0, description="CPU threads of a torch call; 0 leaves the choice to torch.")
+    threads: int = Field(
+        1,
+        ge=0,
+        description="CPU threads of a torch call of a loss that is not compiled; 0 leaves the choice to torch. More "
+        "than one are slower where calls are small or others compute.",
+    )
     max_message_bytes: int = Field(64 * 2**20, ge=2**10, description="Largest request message, in bytes.")
     max_request_pairs: int = Field(
         2**20, ge=1, description="Most pairs in a request; a pair under two losses counts twice."

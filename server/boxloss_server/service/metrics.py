@@ -63,6 +63,8 @@ class Metrics:
         self._waiting_requests = self._gauge("boxloss_waiting_requests", "Requests admitted and not yet answered.")
         self._waiting_pairs = self._gauge("boxloss_waiting_pairs", "Pairs admitted and not yet answered.")
         self._kernels = self._counter("boxloss_kernels", "Compiled functions, by how they were obtained.", ("outcome",))
+        for outcome in ("compiled", "loaded", "failed"):
+            self._kernels.labels(outcome)
         self._compiling = self._histogram("boxloss_kernel_seconds", "Time to obtain a compiled function.", _LONG)
         self._build = Info("boxloss_build", "Version and device of the server.", registry=self.registry)
 

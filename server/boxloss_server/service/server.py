@@ -12,7 +12,6 @@ import torch
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
-from prometheus_client import start_http_server
 
 from boxloss.v1 import loss_service_pb2
 from boxloss_server.batching import Batcher, Capacity
@@ -37,19 +36,23 @@ class Server:
     Args:
         settings: what to serve and where.
         address: address to listen on instead of the settings' host and port, for example "unix:/tmp/socket".
+        shares_port: whether other servers that also share may listen on the same port.
 
     Attributes:
+        registry: its metrics.
         port: the port that it listens on, once started.
-        metrics_port: the port of the metrics, once started.
+        device: what computes, once started.
     """
 
-    def __init__(self, settings: Settings, address: str | None = None) -> None:
+    def __init__(self, settings: Settings, address: str | None = None, shares_port: bool = False) -> None:
         self._settings = settings
         self._address = address or f"{settings.host}:{settings.port}"
+        self._shares_port = shares_port
         self._metrics = Metrics()
         self._health = Health()
+        self.registry = self._metrics.registry
         self.port = 0
-        self.metrics_port = 0
+        self.device = ""
 
     async def start(self) -> None:
         """Prepares the device, then listens and reports SERVING.
@@ -67,7 +70,8 @@ class Server:
         )
         engine = Engine(device, self._kernels)
         engine.warm_up()
-        self._metrics.serves_on(str(device))
+        self.device = str(device)
+        self._metrics.serves_on(self.device)
         capacity = Capacity(settings.max_waiting_pairs)
         self._metrics.watch(capacity)
         self._batcher = Batcher(
@@ -79,12 +83,12 @@ class Server:
             observer=self._metrics,
         )
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
-        self._servicer = LossServicer(self._batcher, limits, str(device), self._metrics)
+        self._servicer = LossServicer(self._batcher, limits, self.device, self._metrics)
         self._grpc = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # Two servers must not share a port unnoticed.
+                ("grpc.so_reuseport", int(self._shares_port)),  # Two servers must not share a port unnoticed.
             ],
         )
         methods: Any = Methods(self._metrics)  # Takes services as a server does.
@@ -96,26 +100,14 @@ class Server:
         self.port = self._listen()
         await self._grpc.start()
         await self._health.serve("", _SERVICE)
-        # What was loaded stays: looking through torch for garbage would take a tenth of a second, now and then.
+
+    @staticmethod
+    def settle() -> None:
+        """Tells Python that what this process has loaded stays: looking through it for garbage would take a tenth of a
+        second, now and then. Not for a process that does other things too.
+        """
         gc.collect()
         gc.freeze()
-        _log.info("serving", host=settings.host, port=self.port, device=str(device))
-
-    def serve_metrics(self) -> None:
-        """Serves the metrics from a thread of their own until the process ends.
-
-        Raises:
-            OSError: the address cannot be listened on.
-        """
-        host, port = self._settings.metrics_host, self._settings.metrics_port
-        try:
-            http, _ = start_http_server(port, host, self._metrics.registry)
-        except OSError as error:
-            raise OSError(
-                f"cannot serve metrics on {host}:{port}: {error.strerror}; choose another --metrics-port"
-            ) from None
-        self.metrics_port = http.server_port
-        _log.info("serving metrics", url=f"http://{host}:{self.metrics_port}/metrics")
 
     async def stop(self) -> None:
         """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends."""

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
 
-def configure_logs(level: str, form: str) -> None:
+def configure_logs(level: str, form: str, **marks: Any) -> None:
     """Has structlog write lines of at least `level` ("info") as `form`: "console", "json", or "auto" for the first on
-    a terminal and the second elsewhere.
+    a terminal and the second elsewhere. All lines have the marks; each is written in one piece, so that those of
+    several processes do not mix.
     """
+
+    def mark(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**event, **marks}
+
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            mark,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if console else [structlog.processors.format_exc_info]),
@@ -25,5 +31,5 @@ def configure_logs(level: str, form: str) -> None:
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

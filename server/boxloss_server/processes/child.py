@@ -1,0 +1,84 @@
+"""One of several server processes: python -m boxloss_server.processes.child, started by a supervisor.
+
+Its standard input is a socket to the supervisor, whose job it does until the other side closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+import structlog
+import torch
+import uvloop
+from prometheus_client import start_http_server
+
+from boxloss_server.logs import configure_logs
+from boxloss_server.processes.messages import Job, Report
+from boxloss_server.service import Server
+from boxloss_server.settings import Settings
+
+_log = structlog.get_logger()
+
+
+def main() -> None:
+    """Serves until asked to stop; exits 0 then, and 1 where it cannot serve."""
+    sys.exit(uvloop.run(_run()))
+
+
+async def _run() -> int:
+    """Does the supervisor's job; returns the exit status."""
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    link = socket.fromfd(sys.stdin.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+    reader, writer = await asyncio.open_unix_connection(sock=link)
+    line = await reader.readline()
+    if not line:  # The supervisor was killed at once.
+        return 0
+    closed = asyncio.create_task(_closed(reader))
+    closed.add_done_callback(lambda _: asked_to_stop.set())
+
+    job = Job.model_validate_json(line)
+    configure_logs(job.settings.log_level, job.settings.log_format, process=job.number)
+    server = Server(own_settings(job), shares_port=True)
+    try:
+        http, _ = start_http_server(0, "127.0.0.1", server.registry)
+        await server.start()
+        server.settle()
+    except (OSError, ValueError) as error:
+        report = Report(error=str(error))
+    else:
+        report = Report(device=server.device, metrics_port=http.server_port)
+        _log.info("ready", pid=os.getpid(), device=report.device, metrics_port=report.metrics_port)
+    with contextlib.suppress(ConnectionError):  # It may just have closed.
+        writer.write(report.model_dump_json().encode() + b"\n")
+        await writer.drain()
+    if report.error:
+        return 1
+    await asked_to_stop.wait()
+    await server.stop()
+    return 0
+
+
+async def _closed(reader: asyncio.StreamReader) -> None:
+    """Waits until the supervisor's side closes."""
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+
+
+def own_settings(job: Job) -> Settings:
+    """The settings of a job, with the device made out: where there are GPUs, "auto" gives each process the next."""
+    settings = job.settings
+    gpus = torch.cuda.device_count()
+    if settings.device == "auto" and gpus:
+        settings = settings.model_copy(update={"device": f"cuda:{job.number % gpus}"})
+    return settings
+
+
+if __name__ == "__main__":
+    main()

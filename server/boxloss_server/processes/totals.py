@@ -1,0 +1,119 @@
+"""Metrics of several processes, added up."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import urllib.request
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+_PATIENCE = 2.0
+"""Seconds that a process has to tell its metrics; after that its last ones count."""
+
+_LASTING = ("counter", "histogram", "summary")
+"""Types of metrics that must never go down."""
+
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Totals(Collector):
+    """Collects the metrics of all processes as those of one server.
+
+    What a process has counted stays in the totals after its end, as it was last collected: what it counted after
+    that is lost. Its gauges end with it.
+
+    Args:
+        processes: how many there are.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._sources = [_Source() for _ in range(processes)]
+        self._threads = ThreadPoolExecutor(processes, "boxloss-metrics")
+        self._lock = threading.Lock()
+
+    def watch(self, number: int, port: int) -> None:
+        """Takes the metrics of a process from this port of 127.0.0.1. May wait while metrics are collected."""
+        with self._lock:
+            self._sources[number].port = port
+
+    def retire(self, number: int) -> None:
+        """Notes that a process has ended. May wait while metrics are collected."""
+        with self._lock:
+            self._sources[number].end()
+
+    def collect(self) -> list[Metric]:
+        with self._lock:
+            # Each process with its predecessors first, and then these in their order: a sum of floats depends on the
+            # order, and must not become less by its last digit when a process is replaced.
+            return add_up(self._threads.map(_Source.collect, self._sources))
+
+
+class _Source:
+    """The metrics of one process and of those that it replaced."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._last: list[Metric] = []
+        self._ended: list[Metric] = []
+
+    def collect(self) -> list[Metric]:
+        if self.port:
+            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):  # It is busy, or has just died.
+                self._last = scrape(self.port)
+        return add_up([self._ended, self._last])
+
+    def end(self) -> None:
+        lasting = [family for family in self._last if family.type in _LASTING]
+        self._ended = add_up([self._ended, lasting])
+        self._last = []
+        self.port = 0
+
+
+def scrape(port: int) -> list[Metric]:
+    """The metrics that a process serves on a port of 127.0.0.1.
+
+    Raises:
+        OSError: it does not answer in time.
+        ValueError: it answers something else.
+        http.client.HTTPException: so it does.
+    """
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics",
+        headers={"Accept": "application/openmetrics-text; version=1.0.0"},  # Tells counters and infos from gauges.
+    )
+    with _WITHOUT_PROXY.open(request, timeout=_PATIENCE) as response:
+        text = response.read().decode()
+    return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+
+
+def add_up(parts: Iterable[Iterable[Metric]]) -> list[Metric]:
+    """Joins metrics of several processes: adds counters, histograms and gauges, and keeps what only describes."""
+    families: dict[str, Metric] = {}
+    totals: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
+    for family in chain.from_iterable(parts):
+        if family.name not in families:
+            families[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
+            totals[family.name] = {}
+        samples = totals[family.name]
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            samples[key] = _add(family, samples[key], sample) if key in samples else sample
+    for name, family in families.items():
+        family.samples = list(totals[name].values())
+    return list(families.values())
+
+
+def _add(family: Metric, a: Sample, b: Sample) -> Sample:
+    if family.type == "info":
+        return a
+    if a.name == f"{family.name}_created":
+        return min(a, b, key=lambda sample: sample.value)
+    return a._replace(value=a.value + b.value)
