@@ -43,19 +43,17 @@ def rooms(pairs: int, requests: int) -> Iterator[Room]:
 
     data = Workload(pairs).request
     read = reader(EvaluateRequest)
-    received = read(data)
     limits = Limits(message_bytes=_LIMITS, request_pairs=_LIMITS)
-    _, inputs = decode_evaluation(received, limits)
+    asked = decode_evaluation(read(data), limits)
     engine, _ = engine_of(WORK)
-    batch = [inputs] * requests
+    batch = [asked.pairs] * requests
     scores: Any = engine.evaluate(WORK, batch)[0]
     outcome = Outcome(scores, 0.001, 0.001, requests, requests * pairs)
     steps: dict[str, tuple[Callable[[], object], int]] = {
-        "service/bulk: parse": (lambda: read(data), 1),
-        "service/decode: validate": (lambda: decode_evaluation(received, limits), 1),
+        "service/bulk, decode: read": (lambda: decode_evaluation(read(data), limits), 1),
         "engine/batch: join": (lambda: Batch(WORK, batch), requests),
         "engine: write planes, compute, take": (lambda: engine.evaluate(WORK, batch), requests),
-        "service/encode: answer": (lambda: b"".join(encode_evaluation(received.message, inputs, outcome)), 1),
+        "service/encode: answer": (lambda: b"".join(encode_evaluation(asked, outcome)), 1),
     }
     for name, (step, shared) in steps.items():
         yield Room(name, pairs, requests, _time(step) / shared)

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         2**22, ge=1, description="Most pairs that may wait or be computed at once; more are turned away."
     )
     batch_window_ms: float = Field(
-        4.0, ge=0, le=1000, description="Longest time that small calls wait for others to share a batch, in ms."
+        8.0, ge=0, le=1000, description="Longest time that small calls wait for others to share a batch, in ms."
     )
     compile: Literal["background", "ahead", "off"] = Field(
         "background",

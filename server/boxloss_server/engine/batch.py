@@ -33,9 +33,14 @@ class Batch:
         self._count = bounds[-1]
         self._predictions = _joined([request.predictions for request in requests])
         self._targets = _joined([request.targets for request in requests])
-        self._scales = self._of_pairs(_scales)
+        self._scales = np.ones(self._count, work.precision)
+        masked = [NO_ROWS]
+        for request, part in self._parts():
+            if request.weights is not None or len(request.masked) or request.reduction == "mean":
+                self._scales[part] = _scales(request)
+                masked.append(request.masked + part.start)
+        self._masked = _joined(masked)
         self._needs = [self._of_pairs(_GIVEN[need]) for need in work.needs]
-        self._masked = _joined([NO_ROWS, *(r.masked + part.start for r, part in self._parts() if len(r.masked))])
         self._faults = np.empty(self._count, work.precision)
         self._iou = np.empty(self._count, work.precision)
         sides = range(work.prediction_gradients + work.target_gradients)
@@ -135,10 +140,8 @@ def _joined(arrays: list[_Each]) -> _Each:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _scales(request: Pairs) -> Array | float:
+def _scales(request: Pairs) -> Array:
     """Each pair's factor: its weight, over the number of valid pairs for a mean; 0 where masked."""
-    if request.weights is None and not len(request.masked) and request.reduction != "mean":
-        return 1.0
     scales = np.ones(len(request.predictions)) if request.weights is None else request.weights.copy()
     scales[request.masked] = 0
     if request.reduction == "mean":

@@ -69,7 +69,7 @@ class Engine:
                 pin_memory=self.device.type == "cuda",
             )
             batch.write(tile, staging.numpy())
-            planes = kernel(staging.to(self.device, non_blocking=True))
+            planes = kernel(staging if self.device.type == "cpu" else staging.to(self.device, non_blocking=True))
             # A GPU computes this tile while the one before is taken and the next is written.
             if computing:
                 batch.take(computing[0], computing[1].cpu().numpy())

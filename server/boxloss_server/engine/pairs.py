@@ -32,6 +32,14 @@ class Evaluation:
     similarities: bool = False
     crowds: bool = False
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: every request is looked up by it several times."""
+        return hash((self.losses, self.box_format, self.precision, self.prediction_gradients, self.target_gradients))
+
     @cached_property
     def needs(self) -> tuple[str, ...]:
         """What is needed besides the boxes, of "crowd", "image_size" and "running_mean", in this order."""

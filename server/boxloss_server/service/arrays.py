@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,36 +14,22 @@ from boxloss.wire import refuse_unknown_fields
 from boxloss.words import COLUMNS, BoxFormat
 from boxloss_server.engine.pairs import Array
 from boxloss_server.engine.validity import named_rows
-from boxloss_server.service.bulk import Received
 
 
-def read_boxes(request: Received[Any], field: str, dtype: str, box_format: BoxFormat, faults: list[Violation]) -> Array:
-    """A field's array, of shape (N, K); of shape (0, K) where it is at fault."""
-    flat, columns = _numbers(request, field, dtype, faults), COLUMNS[box_format]
-    if len(flat) % columns:
-        faults.append(
-            Violation(
-                field,
-                f"has {len(flat)} numbers, which is no multiple of {columns}; send {columns} for each {box_format} box",
-            )
-        )
-        flat = flat[:0]
-    return flat.reshape(-1, columns)
+def read_numbers(
+    message: array_pb2.Array, bulk: memoryview | None, field: str, dtype: str, faults: list[Violation]
+) -> Array:
+    """An array's numbers in the type that they are computed in; none where the field is at fault.
 
-
-def read_weights(request: Received[Any], dtype: str, faults: list[Violation]) -> Array:
-    """The array of the field "weights", of shape (N,), finite and not negative."""
-    weights = _numbers(request, "weights", dtype, faults)
-    faults += named_rows(np.flatnonzero(~np.isfinite(weights)), "weights", "not finite; send numbers of 0 or more")
-    faults += named_rows(np.flatnonzero(weights < 0), "weights", "negative; send numbers of 0 or more")
-    return weights
-
-
-def _numbers(request: Received[Any], field: str, dtype: str, faults: list[Violation]) -> Array:
-    """A field's numbers in the type that they are computed in; none where the field is at fault."""
-    message: array_pb2.Array = getattr(request.message, field)
+    Args:
+        message: the array.
+        bulk: its packed elements, where they have been taken out of the message.
+        field: its name.
+        dtype: of its packed elements.
+        faults: where faults are added.
+    """
     refuse_unknown_fields(message)
-    data, reader = request.bulk.get(field) or message.data, _READERS[dtype]
+    data, reader = bulk or message.data, _READERS[dtype]
     if message.values:
         if data:
             faults.append(Violation(field, "has both data and values; send one of them"))
@@ -58,6 +44,28 @@ def _numbers(request: Received[Any], field: str, dtype: str, faults: list[Violat
         )
         return np.empty(0, reader.computed)
     return reader.read(data)
+
+
+def as_boxes(numbers: Array, field: str, box_format: BoxFormat, faults: list[Violation]) -> Array:
+    """Numbers as boxes of shape (N, K); of shape (0, K) where they do not make whole boxes."""
+    columns = COLUMNS[box_format]
+    if len(numbers) % columns:
+        faults.append(
+            Violation(
+                field,
+                f"has {len(numbers)} numbers, which is no multiple of {columns}; "
+                f"send {columns} for each {box_format} box",
+            )
+        )
+        numbers = numbers[:0]
+    return numbers.reshape(-1, columns)
+
+
+def check_weights(weights: Array, faults: list[Violation]) -> Array:
+    """The weights, which must be finite and not negative; the field is "weights"."""
+    faults += named_rows(np.flatnonzero(~np.isfinite(weights)), "weights", "not finite; send numbers of 0 or more")
+    faults += named_rows(np.flatnonzero(weights < 0), "weights", "negative; send numbers of 0 or more")
+    return weights
 
 
 class _Reader(NamedTuple):

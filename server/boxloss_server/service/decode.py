@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.descriptor import EnumDescriptor
@@ -15,11 +15,11 @@ from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedE
 from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
 from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
-from boxloss.words import COLUMNS, BoxFormat
+from boxloss.words import COLUMNS, BoxFormat, Reduction
 from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs
-from boxloss_server.engine.pairs import NO_ROWS, Precision
+from boxloss_server.engine.pairs import NO_ROWS, Array, Precision
 from boxloss_server.engine.validity import invalid_rows, violations
-from boxloss_server.service.arrays import read_boxes, read_weights
+from boxloss_server.service.arrays import as_boxes, check_weights, read_numbers
 from boxloss_server.service.bulk import Received
 
 MAX_LOSSES = 64
@@ -42,6 +42,11 @@ _METRICS: dict[str, Loss] = {loss.name: loss for loss in (IoU(), GIoU(), DIoU(),
 _LARGEST_IMAGE = 1e15
 _SMALLEST_MEAN = 1e-6
 
+_ARRAYS: tuple[Literal["predictions", "targets", "weights"], ...] = ("predictions", "targets", "weights")
+_NOTHING = array_pb2.Array()
+_REMEMBERED_BYTES = 2**12
+"""Largest request without its arrays that is remembered."""
+
 
 _AskedAboutBoxes = TypeVar("_AskedAboutBoxes", loss_service_pb2.EvaluateRequest, loss_service_pb2.PairwiseIouRequest)
 
@@ -54,8 +59,32 @@ class Limits:
     request_pairs: int
 
 
-def decode_evaluation(received: Received[loss_service_pb2.EvaluateRequest], limits: Limits) -> tuple[Evaluation, Pairs]:
-    """Reads what an EvaluateRequest asks, and its arrays.
+class Asked(NamedTuple):
+    """What an EvaluateRequest asks."""
+
+    work: Evaluation
+    pairs: Pairs
+    iou: bool
+    """Whether the IoU is wanted, too."""
+    plain: bool
+    """Whether the answer's arrays are to be plain numbers, as the predictions were."""
+
+
+class _Header(NamedTuple):
+    """What an EvaluateRequest asks about its pairs, whichever they are."""
+
+    work: Evaluation
+    dtype: str
+    reduction: Reduction
+    masks: bool
+    iou: bool
+    squared_image_diagonal: float
+    running_mean: float
+    faults: tuple[Violation, ...]
+
+
+def decode_evaluation(received: Received[loss_service_pb2.EvaluateRequest], limits: Limits) -> Asked:
+    """Reads what an EvaluateRequest asks, and its arrays, which are taken out of it.
 
     Raises:
         InvalidInputError: a field is missing, has the wrong size or holds what it must not.
@@ -63,23 +92,27 @@ def decode_evaluation(received: Received[loss_service_pb2.EvaluateRequest], limi
         UnsupportedError: a field or value is newer than this server.
     """
     request = received.message
-    refuse_unknown_fields(request)
-    dtype = _word(_DTYPES, request.dtype, "dtype")
-    box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
-    reduction: Any = _word(_REDUCTIONS, request.reduction, "reduction")
-    losses = _losses(request)
-    faults = list(_unfit(losses, box_format, request.similarities))
-    diagonal = _squared_image_diagonal(request, losses, faults)
-    running_mean = _running_mean(request, losses, faults)
-    predictions = read_boxes(received, "predictions", dtype, box_format, faults)
-    targets = read_boxes(received, "targets", dtype, box_format, faults)
-    weights = read_weights(received, dtype, faults) if request.HasField("weights") else None
+    sent: dict[str, array_pb2.Array] = {name: getattr(request, name) for name in _ARRAYS if request.HasField(name)}
     crowd = np.array(request.crowd, bool) if request.crowd else None
-    if crowd is not None and any("running_mean" in loss.needed for loss in losses):
-        faults.append(Violation("crowd", "does not go with a loss that needs a running mean; leave one of them out"))
+    for name in _ARRAYS:
+        request.ClearField(name)
+    if crowd is not None:
+        request.ClearField("crowd")
+    # What is left is small, and mostly what others asked before.
+    rest = request.SerializeToString()
+    header = (_header if len(rest) <= _REMEMBERED_BYTES else _header.__wrapped__)(rest, crowd is not None)
+    work, dtype, box_format = header.work, header.dtype, header.work.box_format
+    faults = list(header.faults)
+
+    def numbers(field: str) -> Array:
+        return read_numbers(sent.get(field, _NOTHING), received.bulk.get(field), field, dtype, faults)
+
+    predictions = as_boxes(numbers("predictions"), "predictions", box_format, faults)
+    targets = as_boxes(numbers("targets"), "targets", box_format, faults)
+    weights = check_weights(numbers("weights"), faults) if "weights" in sent else None
     if faults:
         raise InvalidInputError(faults)
-    _check_size("predictions", len(predictions) * len(losses), limits)
+    _check_size("predictions", len(predictions) * len(work.losses), limits)
     for field, array, elements in (
         ("targets", targets, "boxes"),
         ("weights", weights, "numbers"),
@@ -92,18 +125,51 @@ def decode_evaluation(received: Received[loss_service_pb2.EvaluateRequest], limi
     if faults:
         raise InvalidInputError(faults)
     masked = NO_ROWS
-    if _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask":
+    if header.masks:
         masked = np.union1d(invalid_rows(predictions, box_format), invalid_rows(targets, box_format))
-    work = _work(
+    pairs = Pairs(
+        predictions,
+        targets,
+        masked,
+        weights,
+        header.reduction,
+        header.squared_image_diagonal,
+        header.running_mean,
+        crowd,
+    )
+    return Asked(work, pairs, header.iou, "predictions" in sent and bool(sent["predictions"].values))
+
+
+@lru_cache(maxsize=1024)
+def _header(data: bytes, crowds: bool) -> _Header:
+    """Reads an EvaluateRequest without arrays."""
+    request = loss_service_pb2.EvaluateRequest.FromString(data)
+    refuse_unknown_fields(request)
+    dtype = _word(_DTYPES, request.dtype, "dtype")
+    box_format: Any = _word(_BOX_FORMATS, request.box_format, "box_format")
+    reduction: Any = _word(_REDUCTIONS, request.reduction, "reduction")
+    losses = _losses(request)
+    faults: list[Violation] = []
+    for index, loss in enumerate(losses):
+        field = f"losses[{index}].{loss.name}"
+        faults += _undefined(loss, field, box_format)
+        if request.similarities and not loss.has_similarity:
+            faults.append(Violation(field, "has no similarity; ask for the loss, or for a loss with an IoU"))
+    diagonal = _squared_image_diagonal(request, losses, faults)
+    running_mean = _running_mean(request, losses, faults)
+    if crowds and any("running_mean" in loss.needed for loss in losses):
+        faults.append(Violation("crowd", "does not go with a loss that needs a running mean; leave one of them out"))
+    work = Evaluation(
         losses,
         box_format,
         _precision(dtype),
         request.prediction_gradients,
         request.target_gradients,
         request.similarities,
-        crowd is not None,
+        crowds,
     )
-    return work, Pairs(predictions, targets, masked, weights, reduction, diagonal, running_mean, crowd)
+    masks = _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask"
+    return _Header(work, dtype, reduction, masks, request.iou, diagonal, running_mean, tuple(faults))
 
 
 def decode_matrix(received: Received[loss_service_pb2.PairwiseIouRequest], limits: Limits) -> tuple[Matrix, Grid]:
@@ -124,8 +190,15 @@ def decode_matrix(received: Received[loss_service_pb2.PairwiseIouRequest], limit
     if "running_mean" in metric.needed:
         faults.append(Violation("similarity", "needs a running mean, which matrices do not take"))
     diagonal = _squared_image_diagonal(request, (metric,), faults)
-    rows = read_boxes(received, "a", dtype, box_format, faults)
-    columns = read_boxes(received, "b", dtype, box_format, faults)
+    rows, columns = (
+        as_boxes(
+            read_numbers(getattr(request, field), received.bulk.get(field), field, dtype, faults),
+            field,
+            box_format,
+            faults,
+        )
+        for field in ("a", "b")
+    )
     crowd = np.array(request.crowd, bool) if request.crowd else None
     if crowd is not None and metric != IoU():
         faults.append(Violation("crowd", "goes with the plain IoU only; leave it out, or take that metric"))
@@ -173,18 +246,6 @@ def _loss(message: bytes) -> Loss:
     return loss_from_message(loss_pb2.Loss.FromString(message))
 
 
-@lru_cache(maxsize=1024)
-def _unfit(losses: tuple[Loss, ...], box_format: BoxFormat, similarities: bool) -> tuple[Violation, ...]:
-    """What of the losses cannot be computed."""
-    faults = []
-    for index, loss in enumerate(losses):
-        field = f"losses[{index}].{loss.name}"
-        faults += _undefined(loss, field, box_format)
-        if similarities and not loss.has_similarity:
-            faults.append(Violation(field, "has no similarity; ask for the loss, or for a loss with an IoU"))
-    return tuple(faults)
-
-
 def _undefined(loss: Loss, field: str, box_format: BoxFormat) -> list[Violation]:
     """The fault of a loss that is not defined for the format's kind of boxes."""
     oriented = COLUMNS[box_format] != 4
@@ -193,10 +254,6 @@ def _undefined(loss: Loss, field: str, box_format: BoxFormat) -> list[Violation]
     kinds = ("oriented", "axis-aligned") if oriented else ("axis-aligned", "oriented")
     fault = f"is not defined for {kinds[0]} boxes ({box_format}); take {kinds[1]} ones, or another loss"
     return [Violation(field, fault)]
-
-
-_work = lru_cache(maxsize=1024)(Evaluation)
-"""Evaluations are made anew as seldom as losses."""
 
 
 def _squared_image_diagonal(request: _AskedAboutBoxes, losses: Sequence[Loss], faults: list[Violation]) -> float:

@@ -12,23 +12,24 @@ from boxloss.bulk import Part, array_field, elements_of, field
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateResponse, EvaluateStreamResponse, LossResult, PairwiseIouResponse
 from boxloss_server.batching import Outcome
-from boxloss_server.engine import Grid, Pairs, Score, Scores
+from boxloss_server.engine import Grid, Score, Scores
+from boxloss_server.service.decode import Asked
 
 _DTYPES = {np.dtype(np.float32): array_pb2.DTYPE_FLOAT32, np.dtype(np.float64): array_pb2.DTYPE_FLOAT64}
 
 
-def encode_evaluation(request: loss_service_pb2.EvaluateRequest, pairs: Pairs, outcome: Outcome[Scores]) -> list[Part]:
-    """Writes the answer to an EvaluateRequest, in the form that its predictions came in."""
-    write = _plain_field if request.predictions.values else _packed_field
+def encode_evaluation(asked: Asked, outcome: Outcome[Scores]) -> list[Part]:
+    """Writes the answer to an EvaluateRequest."""
+    write = _plain_field if asked.plain else _packed_field
     scores = outcome.result
     response = EvaluateResponse(dtype=_DTYPES[scores.iou.dtype])
-    if len(pairs.masked):
-        response.masked_rows.extend(pairs.masked)
+    if len(asked.pairs.masked):
+        response.masked_rows.extend(asked.pairs.masked)
     _write_execution(response.execution, outcome)
     parts: list[Part] = [response.SerializeToString()]
     for score in scores.scores:
         parts += field(EvaluateResponse.RESULTS_FIELD_NUMBER, *_result(score, write))
-    if request.iou:
+    if asked.iou:
         parts += write(EvaluateResponse.IOU_FIELD_NUMBER, scores.iou)
     return parts
 

@@ -146,12 +146,12 @@ class LossServicer:
         client: str,
         patient: bool = False,
     ) -> list[Part]:
-        work, pairs = decode_evaluation(request, self._limits)
-        for loss in work.losses:
+        asked = decode_evaluation(request, self._limits)
+        for loss in asked.work.losses:
             self._metrics.asked(loss.name)
-        size = len(pairs.predictions) * len(work.losses)
-        outcome = await self._batcher.submit(work, pairs, size, deadline, client, patient)
-        return encode_evaluation(request.message, pairs, outcome)
+        size = len(asked.pairs.predictions) * len(asked.work.losses)
+        outcome = await self._batcher.submit(asked.work, asked.pairs, size, deadline, client, patient)
+        return encode_evaluation(asked, outcome)
 
 
 def _deadline(context: Context) -> float:
