@@ -383,11 +383,12 @@ class _Stream:
     def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
             response: loss_service_pb2.EvaluateStreamResponse = next(self._call)
-            return response
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
         except StopIteration:
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
+        self._client._trouble = None
+        return response
 
     def close(self) -> None:
         self._outbox.put(None)

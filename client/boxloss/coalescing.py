@@ -70,11 +70,8 @@ class Call:
         self.predictions = packed(question.predictions)
         self.targets = packed(question.targets)
         self.weights = b"" if question.weights is None else packed(question.weights)
+        self.pairs = question.pairs
         self.start = 0
-        self.stop = len(question)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 AnyCall = TypeVar("AnyCall", bound=Call)
@@ -118,8 +115,8 @@ class Lane(Generic[AnyCall]):
 
     def gather(self, call: AnyCall) -> list[AnyCall]:
         """The call and those that ride with it: of those that wait, the first that came, as many as fit."""
-        calls, pairs = [call], len(call)
-        while self._waiting and (pairs := pairs + len(self._waiting[0])) <= self.room:
+        calls, pairs = [call], call.pairs
+        while self._waiting and (pairs := pairs + self._waiting[0].pairs) <= self.room:
             calls.append(self._waiting.popleft())
         return calls
 
@@ -145,8 +142,8 @@ class Message(Generic[AnyCall]):
         self._lane = lane
         start = 0
         for call in calls:
-            call.start, call.stop = start, start + len(call)
-            start = call.stop
+            call.start = start
+            start += call.pairs
 
     def request(self) -> bytes:
         """What to send."""
@@ -186,7 +183,7 @@ class Answer:
 
     def results(self, call: Call) -> list[LossResult]:
         """One result for each loss, in arrays that are the caller's own."""
-        rows = slice(call.start, call.stop)
+        rows = slice(call.start, call.start + call.pairs)
         iou, valid = self._iou[rows].copy(), self._valid[rows].copy()
         results = []
         for loss, values, *slopes in self._parts:

@@ -47,11 +47,11 @@ class Connection:
     def _lane(self, question: Question, timeout: float | None, server: ServerInfo) -> Lane[Any] | None:
         """The lane of a small question; None where its answer would differ in company, or it needs none."""
         kind = question.kind
-        if kind.options.running_mean is not None or question.crowd is not None or not 0 < len(question) <= CALL_PAIRS:
+        if kind.options.running_mean is not None or question.crowd is not None or not 0 < question.pairs <= CALL_PAIRS:
             return None
         seconds = self.timeout if timeout is None else timeout
         lane = self._lanes(kind, seconds, server.message_bytes, server.request_pairs)
-        return lane if len(question) <= lane.room else None
+        return lane if question.pairs <= lane.room else None
 
     def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         """The boxloss error that a failed call stands for, with the caller's names for its fields."""

@@ -131,13 +131,11 @@ class Question:
             dtype = np.result_type(self.predictions, self.targets)
             self.predictions, self.targets = self.predictions.astype(dtype), self.targets.astype(dtype)
         self.weights = None if weights is None else weights_of(weights, self.predictions.dtype)
-        self.crowd = _crowd_of(crowd, len(self), "predictions")
+        self.pairs = len(self.predictions)
+        self.crowd = _crowd_of(crowd, self.pairs, "predictions")
         self.reduction = reduction
         self.kind = Kind(tuple(losses), options, self.predictions.dtype, self.weights is not None)
         self._check()
-
-    def __len__(self) -> int:
-        return len(self.predictions)
 
     def _check(self) -> None:
         faults = []
@@ -147,8 +145,8 @@ class Question:
             if not isinstance(loss, Loss):
                 faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
         for name, array in (("targets", self.targets), ("weights", self.weights)):
-            if array is not None and len(array) != len(self):
-                faults.append(Violation(name, f"has {len(array)} rows for {len(self)} predictions; give one for each"))
+            if array is not None and len(array) != self.pairs:
+                faults.append(Violation(name, f"has {len(array)} rows for {self.pairs} predictions; give one for each"))
         if faults:
             raise InvalidInputError(faults)
 
@@ -165,7 +163,7 @@ class EvaluationExchange:
         self._question = question
         self._kind = question.kind
         self._template = self._kind.template(question.reduction)
-        self._count = len(question)
+        self._count = question.pairs
         step = max(self._kind.room(self._template, server.message_bytes, server.request_pairs), 1)
         self._slices = [slice(start, start + step) for start in range(0, max(self._count, 1), step)]
         if len(self._slices) > 1 and question.reduction == "mean":
