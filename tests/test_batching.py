@@ -172,7 +172,7 @@ async def test_callers_that_have_gone_are_waited_for_no_longer_than_the_window()
 async def test_a_round_closes_early_for_the_nearest_deadline() -> None:
     room = Room(window=60)
     for _ in range(2):
-        await asyncio.gather(*(room.submit(name) for name in "abc"))
+        await asyncio.gather(*(room.submit(name) for name in "abcd"))
     patient, hurried = room.submit("patient"), room.submit("hurried", work="giou", deadline=time.monotonic() + 0.1)
     assert (await hurried).result == "giou:hurried"
     assert (await patient).result == "ciou:patient"

@@ -22,6 +22,8 @@ _IDLE_TURN = 25e-6
 """Seconds. A turn of the event loop that takes less did nothing."""
 _ALONE = 150e-6
 """Seconds. A caller that is alone needs longer to call again; if less has passed since an answer, there are others."""
+_FEW = 4
+"""Callers that are not worth waiting for: one's request is better computed while another's is on its way."""
 _MARGIN = 2e-3
 """Seconds before a request's deadline at which it stops to wait for others."""
 
@@ -76,9 +78,10 @@ class Batcher:
     """Gathers requests into batches and computes them. Belongs to the event loop that it is made on.
 
     Small requests gather in rounds and are computed on the event loop itself, where a hand-over to a thread and back
-    would cost more than it frees. A round lasts until as many requests have come as in the last ones and the loop has
-    a pause: many callers find each other. A lone caller waits for nobody. Large requests wait for a single worker
-    thread, and share a batch with those that come until it is free.
+    would cost more than it frees. A round lasts until as many requests have come as in the last ones, unless those were
+    few, and the loop has a pause: many callers find each other. A lone caller waits for nobody.
+
+    Large requests wait for a single worker thread, and share a batch with those that come until it is free.
 
     Args:
         compute: computes the same work for a list of requests; answers in their order, with a result or an error.
@@ -182,7 +185,8 @@ class Batcher:
             gathering.closes = entry.deadline - _MARGIN
             gathering.timer.cancel()
             gathering.timer = self._loop.call_later(max(gathering.closes - entry.arrived, 0), self._close, "deadline")
-        if gathering.look is None and gathering.requests >= min(self._last_rounds):
+        came = min(self._last_rounds)
+        if gathering.look is None and (came < _FEW or gathering.requests >= came):
             gathering.look = self._loop.call_soon(self._look, gathering)
 
     def _look(self, gathering: _Round) -> None:
