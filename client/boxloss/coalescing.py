@@ -32,8 +32,7 @@ CALL_PAIRS = 1024
 """A call of more pairs goes its own way: it has little to save, and whoever rode with it would wait for it."""
 
 MESSAGE_PAIRS = 16384
-"""Most pairs that ride together. What a message costs besides them is little then, and two such messages still fit
-into a batch of 32,768, in which neighbours do not matter."""
+"""Most pairs that ride together. What a message costs besides them is little then."""
 
 LANES = 256
 """Lanes that are remembered. One that is forgotten loses nothing: its calls know it."""
