@@ -16,12 +16,15 @@ from boxloss_server.batching.observer import Observer
 
 Result = TypeVar("Result")
 
-_PAUSE = 75e-6
+_PAUSE = 150e-6
 """Seconds. If the event loop has nothing to do for so long, no call waits to be handed over."""
 _IDLE_TURN = 25e-6
 """Seconds. A turn of the event loop that takes less did nothing."""
 _ALONE = 150e-6
 """Seconds. A caller that is alone needs longer to call again; if less has passed since an answer, there are others."""
+_QUICK = 200e-6
+"""Seconds. Where computing takes longer, a caller that seems alone waits for a turn of the loop: while others are
+computed one by one, those behind them would seem alone for ever."""
 _FEW = 4
 """Callers that are not worth waiting for: one's request is better computed while another's is on its way."""
 _MARGIN = 2e-3
@@ -111,6 +114,8 @@ class Batcher:
         self._round: _Round | None = None
         self._last_rounds = (1, 1)
         self._answered = 0.0
+        self._last_seconds = float("inf")
+        """What the last batch of small requests took to compute."""
         self._backlog: Backlog[_Entry] = Backlog()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="boxloss-engine")
         self._worker_busy = False
@@ -167,8 +172,13 @@ class Batcher:
         """Puts a small request into the round."""
         gathering = self._round
         if gathering is None:
+            alone = self._last_rounds == (1, 1) and entry.arrived - self._answered > _ALONE
+            if alone and self._last_seconds < _QUICK:
+                self._compute_batch([entry], "alone")
+                self._answered = time.monotonic()
+                return
             gathering = self._round = _Round(entry.arrived, entry.arrived + self._window)
-            if self._last_rounds == (1, 1) and entry.arrived - self._answered > _ALONE:
+            if alone:
                 gathering.look = self._loop.call_soon(self._close, "alone")
             else:
                 gathering.timer = self._loop.call_later(self._window, self._close, "window")
@@ -222,6 +232,7 @@ class Batcher:
         now = time.monotonic()
         if entries := self._wanted(entries, reason, now):
             self._answer(entries, now, partial(self._compute, entries[0].work, [entry.request for entry in entries]))
+            self._last_seconds = time.monotonic() - now
 
     def _start_worker(self, reason: str) -> None:
         """Has the worker compute the next batch of large requests, if it is free."""

@@ -41,12 +41,8 @@ class Batch:
                 masked.append(request.masked + part.start)
         self._masked = _joined(masked)
         self._needs = [self._of_pairs(_GIVEN[need]) for need in work.needs]
-        self._faults = np.empty(self._count, work.precision)
-        self._iou = np.empty(self._count, work.precision)
-        sides = range(work.prediction_gradients + work.target_gradients)
-        shape = self._count, self._columns
-        self._values = [np.empty(self._count, work.precision) for _ in work.losses]
-        self._gradients = [[np.empty(shape, work.precision) for _ in sides] for _ in work.losses]
+        self._sides = work.prediction_gradients + work.target_gradients
+        self._computed: list[Array] = []
 
     def __len__(self) -> int:
         return self._count
@@ -73,23 +69,35 @@ class Batch:
 
     def take(self, tile: slice, planes: Array) -> None:
         """Takes what was computed for these pairs: the planes of `compute`."""
-        planes = planes[:, : tile.stop - tile.start]
-        self._faults[tile], self._iou[tile] = planes[:2]
-        place = 2
-        for values, gradients in zip(self._values, self._gradients, strict=True):
-            values[tile] = planes[place]
-            place += 1
-            for rows in gradients:
-                rows[tile] = planes[place : place + self._columns].T
-                place += self._columns
+        count = tile.stop - tile.start
+        computed = list(self._split(planes[:, :count]))
+        if count == self._count:  # A batch that is a single tile is over in less time than copies take.
+            self._computed = computed
+            return
+        if not self._computed:
+            self._computed = [np.empty((self._count, *rows.shape[1:]), rows.dtype) for rows in computed]
+        for rows, taken in zip(self._computed, computed, strict=True):
+            rows[tile] = taken
 
     def answers(self) -> list[Scores | InvalidInputError]:
         """Each request's scores, or its error where it has invalid boxes."""
-        faulty = bool(self._faults.any())
+        faults = self._computed[0]
+        faulty = bool(faults.any())
         return [
-            self._error(request) if faulty and self._faults[part].any() else self._scores(request, part)
+            self._error(request) if faulty and faults[part].any() else self._scores(request, part)
             for request, part in self._parts()
         ]
+
+    def _split(self, planes: Array) -> Iterator[Array]:
+        """Rows of faults, of the IoU, and for each loss of its value and of its gradients, as views."""
+        yield from planes[:2]
+        place = 2
+        for _ in self._work.losses:
+            yield planes[place]
+            place += 1
+            for _ in range(self._sides):
+                yield planes[place : place + self._columns].T
+                place += self._columns
 
     def _parts(self) -> Iterator[tuple[Pairs, slice]]:
         return zip(self._requests, self._slices, strict=True)
@@ -102,22 +110,21 @@ class Batch:
         return numbers
 
     def _scores(self, request: Pairs, part: slice) -> Scores:
-        iou = self._iou[part]
+        _, iou, *computed = (rows[part] for rows in self._computed)
         if len(request.masked):
             iou[request.masked] = np.nan
         scores = []
-        for loss, values, gradients in zip(self._work.losses, self._values, self._gradients, strict=True):
-            value = values[part]
+        for place, loss in enumerate(self._work.losses):
+            value, *gradients = computed[place * (1 + self._sides) :][: 1 + self._sides]
             if request.reduction != "none":
                 value = np.asarray(value.sum(dtype=np.float64), value.dtype)
             elif len(request.masked):
                 value[request.masked] = np.nan
-            sides = [rows[part] for rows in gradients]
             scores.append(
                 Score(
                     value,
-                    sides[0] if self._work.prediction_gradients else None,
-                    sides[-1] if self._work.target_gradients else None,
+                    gradients[0] if self._work.prediction_gradients else None,
+                    gradients[-1] if self._work.target_gradients else None,
                     _next_running_mean(loss, request, iou),
                 )
             )

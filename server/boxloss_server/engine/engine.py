@@ -61,10 +61,11 @@ class Engine:
         kernel = self._kernels.of(work)
         step = _TILE[self.device.type]
         computing: tuple[slice, Tensor] | None = None
-        for start in range(0, len(batch), step):
+        for start in range(0, len(batch) or 1, step):
             tile = slice(start, min(start + step, len(batch)))
+            vectors = -(-(tile.stop - tile.start) // _VECTOR) or 1
             staging = torch.empty(
-                (batch.planes, -(-(tile.stop - tile.start) // _VECTOR) * _VECTOR),
+                (batch.planes, vectors * _VECTOR),
                 dtype=dtype_of(work),
                 pin_memory=self.device.type == "cuda",
             )

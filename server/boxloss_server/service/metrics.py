@@ -62,6 +62,9 @@ class Metrics:
         self._losses = self._counter("boxloss_losses", "Requests for a loss.", ("loss",))
         self._waiting_requests = self._gauge("boxloss_waiting_requests", "Requests admitted and not yet answered.")
         self._waiting_pairs = self._gauge("boxloss_waiting_pairs", "Pairs admitted and not yet answered.")
+        # A counter of some label takes longer to find than to count.
+        self._batches_of = cache(self._batches.labels)
+        self._requests_for = cache(self._losses.labels)
         self._kernels = self._counter("boxloss_kernels", "Compiled functions, by how they were obtained.", ("outcome",))
         for outcome in ("compiled", "loaded", "failed"):
             self._kernels.labels(outcome)
@@ -79,7 +82,7 @@ class Metrics:
 
     def asked(self, loss: str) -> None:
         """Counts a request for a loss."""
-        self._losses.labels(loss).inc()
+        self._requests_for(loss).inc()
 
     def serves_on(self, device: str) -> None:
         """Notes what computes."""
@@ -99,7 +102,7 @@ class Metrics:
         self._queue.observe(seconds)
 
     def closed(self, reason: str, requests: int, pairs: int) -> None:
-        self._batches.labels(reason).inc()
+        self._batches_of(reason).inc()
         self._batch_requests.observe(requests)
         self._batch_pairs.observe(pairs)
 
