@@ -1,0 +1,1 @@
+"""Label audit: which labels are wrong, and how sure that is."""
