@@ -17,12 +17,12 @@ _LONG = 20.0
 """Sides that are longer than the other by so much."""
 
 
-def misshapen(image: Image, confirmed: Flags) -> Iterator[Finding]:
+def misshapen(image: Image, spared: Flags) -> Iterator[Finding]:
     """Boxes outside their image, degenerate, tiny, or far longer than wide.
 
     Args:
         image: whose labels are looked at.
-        confirmed: labels that a model sees, too: they may be tiny or long.
+        spared: labels that may be tiny or long: a model sees them, too, or they stand for many.
     """
     for row, (x1, y1, x2, y2) in enumerate(image.labels.boxes.tolist()):
         found = partial(Finding.of_label, image, row)
@@ -37,8 +37,8 @@ def misshapen(image: Image, confirmed: Flags) -> Iterator[Finding]:
                 message = f"Reaches {beyond:.0f} pixels beyond the image. Cut it there."
                 yield found(Kind.OUTSIDE, min(beyond / side, 1.0), message)
             share = min(width, height) / max(image.width, image.height)
-            if share < _TINY and not confirmed[row]:
+            if share < _TINY and not spared[row]:
                 yield found(Kind.TINY, 1 - share / _TINY, f"Is {size}. Remove it, or draw it again.")
         ratio = max(width / height, height / width)
-        if ratio > _LONG and not confirmed[row] and not image.labels.crowd[row]:
+        if ratio > _LONG and not spared[row]:
             yield found(Kind.SHAPE, 1 - _LONG / ratio / 2, f"Is {size}: {ratio:.0f} to 1. Check its edges.")

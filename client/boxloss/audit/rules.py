@@ -64,7 +64,7 @@ def audit_image(image: Image, rules: Rules | None = None, overlaps: Overlaps | N
         found nothing every label is spurious; without labels every sure prediction is a missing one.
     """
     seen = _Comparison(image, rules or Rules(), overlaps or overlaps_of(image))
-    found = [*misshapen(image, seen.confirmed), *seen.repeated()]
+    found = [*misshapen(image, seen.confirmed | image.labels.crowd), *seen.repeated()]
     if image.predictions is not None:
         found += [*seen.misplaced(), *seen.misnamed(), *seen.unsupported(), *seen.unlabeled()]
     return sorted(found, key=lambda finding: -finding.score)
@@ -141,8 +141,8 @@ class _Comparison:
         """Predictions that are sure, without an object, not in a crowd, and no second detection of a label's object."""
         crowd = self._labels.crowd
         explained = np.where(crowd | self._same_class, self._overlaps, 0).max(axis=1, initial=0) >= self._rules.min_iou
-        sure: Flags = self._predictions.scores >= self._rules.min_score
-        return sure & (self._objects == NONE) & ~explained
+        accusers: Flags = (self._predictions.scores >= self._rules.min_score) & (self._objects == NONE) & ~explained
+        return accusers
 
     def repeated(self) -> Iterator[Finding]:
         """Labels that repeat another."""
