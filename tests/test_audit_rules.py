@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from boxloss.audit.finding import Finding, Kind
 from boxloss.audit.image import Image, Labels, Predictions
-from boxloss.audit.rules import Rules, audit_image
+from boxloss.audit.rules import Match, Rules
+from boxloss.audit.rules import audit_image as audit
 from boxloss.errors import InvalidInputError
 
 CAT = (100.0, 100.0, 200.0, 200.0)
@@ -42,6 +43,10 @@ def image(
     return Image(
         "picture", Labels(boxes, names, ids, np.array(crowd, bool), np.array(difficult, bool)), found, size[0], size[1]
     )
+
+
+def audit_image(held: Image, rules: Rules | None = None) -> list[Finding]:
+    return list(audit(held, rules).findings)
 
 
 def kinds(findings: Sequence[Finding]) -> list[str]:
@@ -204,6 +209,19 @@ def test_greedy_predictions_choose_by_score_and_optimal_ones_by_the_sum_of_overl
     }
     optimal = audit_image(image(labels, predictions), Rules(matching="optimal"))
     assert {(each.label, each.prediction_index) for each in optimal} == {(0, 1), (1, 0)}
+
+
+def test_labels_and_predictions_stand_side_by_side() -> None:
+    held = image(
+        [(CAT, "cat"), (DOG, "dog"), (FAR, "fox")],
+        [(CAT, "cat", 0.9), (DOG, "lynx", 0.8), (moved(FAR, -300), "fox", 0.7)],
+    )
+    assert audit(held).matches == (
+        Match("cat", "cat", 1.0),
+        Match("dog", "lynx", 1.0),
+        Match("fox", None, None),
+        Match(None, "fox", None),
+    )
 
 
 def test_the_surest_findings_come_first() -> None:

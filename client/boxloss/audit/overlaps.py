@@ -27,16 +27,17 @@ def overlaps_of(image: Image) -> Overlaps:
     """Computes an image's overlaps."""
     labels = image.labels
     predicted = np.empty((0, 4)) if image.predictions is None else image.predictions.boxes
-    return Overlaps(
-        _ratios(predicted, labels.boxes, labels.crowd), _ratios(labels.boxes, labels.boxes, np.zeros(len(labels), bool))
-    )
+    return Overlaps(ious(predicted, labels.boxes, labels.crowd), ious(labels.boxes, labels.boxes))
 
 
-def _ratios(rows: Array, columns: Array, crowd: Flags) -> Array:
+def ious(rows: Array, columns: Array, crowd: Flags | None = None) -> Array:
+    """The IoU of all rows and all columns, (x1, y1, x2, y2) each; in a crowd's column over the area of the row."""
     sides = np.minimum(rows[:, None, 2:], columns[None, :, 2:]) - np.maximum(rows[:, None, :2], columns[None, :, :2])
     intersection = np.prod(np.maximum(sides, 0), axis=2)
     areas, others = _areas(rows)[:, None], _areas(columns)[None, :]
-    whole = np.where(crowd, areas, areas + others - intersection)
+    whole = areas + others - intersection
+    if crowd is not None:
+        whole = np.where(crowd, areas, whole)
     ratios: Array = np.divide(intersection, whole, out=np.zeros_like(intersection), where=whole > 0)
     return ratios
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from boxloss.arrays import Array
 from boxloss.audit.finding import Finding, Kind, corners
 from boxloss.audit.geometry import misshapen
-from boxloss.audit.image import Flags, Image, Predictions
+from boxloss.audit.image import Flags, Id, Image, Predictions
 from boxloss.audit.matching import NONE, Matching, match
 from boxloss.audit.overlaps import Overlaps, overlaps_of
 from boxloss.errors import InvalidInputError, Violation
@@ -51,23 +52,50 @@ class Rules:
             raise InvalidInputError([Violation("min_score", f"is {self.min_score:g}; give a number from 0 to 1")])
 
 
-def audit_image(image: Image, rules: Rules | None = None, overlaps: Overlaps | None = None) -> list[Finding]:
+@dataclass(frozen=True)
+class ImageAudit:
+    """One image, audited.
+
+    Attributes:
+        image_id: names it.
+        findings: what may be wrong, the surest first.
+        matches: labels and predictions side by side, every one once, but for crowds and predictions that are not sure.
+    """
+
+    image_id: Id
+    findings: tuple[Finding, ...]
+    matches: tuple[Match, ...]
+
+
+class Match(NamedTuple):
+    """The classes of a label and of its prediction, None where there is no such; and their IoU."""
+
+    label: str | None
+    prediction: str | None
+    iou: float | None
+
+
+def audit_image(image: Image, rules: Rules | None = None, overlaps: Overlaps | None = None) -> ImageAudit:
     """Finds what may be wrong with the labels of an image.
+
+    Without predictions that is only what labels tell by themselves: see `Kind`. With a model that found nothing every
+    label is spurious; without labels every sure prediction is a missing one.
 
     Args:
         image: its labels, and predictions where there are.
         rules: the default ones unless given.
         overlaps: of its boxes, where they have been computed already.
-
-    Returns:
-        Findings, the surest first. Without predictions only what the labels alone tell: see `Kind`. With a model that
-        found nothing every label is spurious; without labels every sure prediction is a missing one.
     """
     seen = _Comparison(image, rules or Rules(), overlaps or overlaps_of(image))
     found = [*misshapen(image, seen.confirmed | image.labels.crowd), *seen.repeated()]
-    if image.predictions is not None:
-        found += [*seen.misplaced(), *seen.misnamed(), *seen.unsupported(), *seen.unlabeled()]
-    return sorted(found, key=lambda finding: -finding.score)
+    if image.predictions is None:
+        return ImageAudit(image.image_id, _surest_first(found), ())
+    found += [*seen.misplaced(), *seen.misnamed(), *seen.unsupported(), *seen.unlabeled()]
+    return ImageAudit(image.image_id, _surest_first(found), tuple(seen.matches()))
+
+
+def _surest_first(findings: list[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: -finding.score))
 
 
 class _Comparison:
@@ -200,6 +228,20 @@ class _Comparison:
                 name,
                 prediction_index=row,
             )
+
+    def matches(self) -> Iterator[Match]:
+        """Labels and predictions side by side."""
+        labeled = self._labels.crowd.copy()
+        detected = self._predictions.scores < self._rules.min_score
+        for matched in (self._objects, self._others, self._neighbours):
+            for row, label in _matches(matched):
+                labeled[label] = detected[row] = True
+                iou = float(self._overlaps[row, label])
+                yield Match(self._labels.classes[label], self._predictions.classes[row], iou)
+        for label in np.flatnonzero(~labeled).tolist():
+            yield Match(self._labels.classes[label], None, None)
+        for row in np.flatnonzero(~detected & self._accusers).tolist():
+            yield Match(None, self._predictions.classes[row], None)
 
     def _match(self, allowed: Flags, taken: Flags, least: float) -> NDArray[np.int64]:
         return match(self._overlaps, self._predictions.scores, allowed, taken, least, self._rules.matching)
