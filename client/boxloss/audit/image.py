@@ -29,7 +29,8 @@ class Labels:
         annotators: who drew each box; empty where that is not known.
 
     Raises:
-        InvalidInputError: lengths differ, or the boxes are not of that shape.
+        InvalidInputError: lengths differ, or the boxes are not of that shape or not finite. Boxes without area, or with
+            corners in the wrong order, are findings.
     """
 
     boxes: Array
@@ -63,7 +64,8 @@ class Predictions:
         scores: how sure the model is of each box, 0 to 1.
 
     Raises:
-        InvalidInputError: lengths differ, the boxes are not of that shape, or a score is not within 0 and 1.
+        InvalidInputError: lengths differ, the boxes are not of that shape, not finite or inverted, or a score is not
+            within 0 and 1.
     """
 
     boxes: Array
@@ -73,6 +75,15 @@ class Predictions:
     def __post_init__(self) -> None:
         boxes = _boxes(self.boxes, "predictions.boxes")
         count = len(boxes)
+        if len(rows := np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))):
+            raise InvalidInputError(
+                [
+                    Violation(
+                        "predictions.boxes",
+                        f"has the corners of row {rows[0]} in the wrong order; give (x1, y1, x2, y2)",
+                    )
+                ]
+            )
         scores = np.asarray(self.scores, np.float64)
         _check_length(scores.shape, count, "predictions.scores")
         if not np.all((scores >= 0) & (scores <= 1)):
@@ -113,7 +124,12 @@ class Image:
 
 
 def _boxes(value: Any, name: str) -> Array:
-    return boxes_of(value, name, 4).astype(np.float64, copy=False)
+    boxes = boxes_of(value, name, 4).astype(np.float64, copy=False)
+    if len(rows := np.flatnonzero(~np.isfinite(boxes).all(axis=1))):
+        raise InvalidInputError(
+            [Violation(name, f"has a number in row {rows[0]} that is not finite; leave such boxes out")]
+        )
+    return boxes
 
 
 def _all(values: Sequence[Any], count: int, name: str) -> tuple[Any, ...]:
