@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTO_BIN := .venv-proto/bin
 PROTOS := $(wildcard proto/boxloss/v1/*.proto)
-DISTRIBUTIONS := --editable 'client[cli]' --editable server
+DISTRIBUTIONS := --editable 'client[audit,cli]' --editable server
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test lint format proto docs compat bench benchquick benchmemory clean
