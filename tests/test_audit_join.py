@@ -111,7 +111,7 @@ def test_ids_of_other_pictures_do_not_join() -> None:
     assert told(joined) == [
         "2 ids name different pictures in labels and predictions; file names decide there: 1 is a.jpg and b.jpg, "
         "2 is b.jpg and c.jpg",
-        "1 labelled images have no predictions; say that these are complete if the model saw them: a.jpg",
+        "1 labelled images have no predictions; say complete if the model saw them: a.jpg",
         "1 predicted images have no labels, not even an empty list; correct their ids or names: c.jpg",
     ]
 
@@ -142,7 +142,7 @@ def test_an_image_without_boxes_is_known_and_one_that_is_missing_is_not() -> Non
     assert pairs(joined) == {"a.jpg": 1, "b.jpg": 0}
     assert [image.image_id for image in joined.images] == ["a.jpg", "b.jpg", "c.jpg"]
     assert told(joined) == [
-        "1 labelled images have no predictions; say that these are complete if the model saw them: c.jpg",
+        "1 labelled images have no predictions; say complete if the model saw them: c.jpg",
         "1 predicted images have no labels, not even an empty list; correct their ids or names: d.jpg",
     ]
 
@@ -150,7 +150,15 @@ def test_an_image_without_boxes_is_known_and_one_that_is_missing_is_not() -> Non
 def test_complete_predictions_found_nothing_where_they_say_nothing() -> None:
     joined = join(source(image("a.jpg"), image("b.jpg")), source(found("a.jpg")), complete=True)
     assert pairs(joined) == {"a.jpg": 1, "b.jpg": 0}
-    assert told(joined) == []
+    assert told(joined) == [
+        "1 labelled images have no predictions; the model, which saw all, found nothing there: b.jpg"
+    ]
+
+
+def test_an_image_whose_predictions_are_unclear_is_not_empty() -> None:
+    joined = join(source(image("x/a.jpg"), image("y/a.jpg"), image("b.jpg")), source(found("a.txt")), complete=True)
+    assert pairs(joined) == {"b.jpg": 0}
+    assert len(joined.images) == 3
 
 
 def test_labels_alone_have_no_predictions() -> None:
@@ -172,6 +180,20 @@ def test_images_whose_labels_could_not_be_read_are_no_empty_images() -> None:
     assert told(joined) == [
         "2 labelled images have boxes that could not be read; what lies there may pass for unlabelled, so those "
         "without any other are left out: a.jpg, b.jpg"
+    ]
+
+
+def test_images_whose_predictions_could_not_be_read_are_not_predicted() -> None:
+    """Else all labels there would pass for spurious."""
+    problems: list[Problem] = []
+    draft = Draft(Path("a"), problems.append, file_name="a.jpg")
+    draft.add("", SQUARE, "cat", score=80)
+    joined = join(source(image("a.jpg")), source(draft.finish()))
+    assert len(problems) == 1
+    assert [image.predictions for image in joined.images] == [None]
+    assert told(joined) == [
+        "1 predicted images have boxes that could not be read; their labels may pass for spurious, so those without "
+        "any other count as not predicted: a.jpg"
     ]
 
 

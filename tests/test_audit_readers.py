@@ -297,7 +297,10 @@ def test_broken_json_is_no_labels_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"shapes": [], "version": 5}, "holds an object with shapes, version; give a COCO dataset, with images and"),
+        (
+            {"shapes": [], "version": 5},
+            "holds an object with shapes, version; give a COCO dataset, which has annotations",
+        ),
         (b"\xff\xfe{", "is not a JSON list or object: "),
         (b"", "is not a JSON list or object: input data was truncated"),
         ("[" * 100_000, "is not a JSON list or object: nested too deeply"),
@@ -326,10 +329,35 @@ def test_yolo_follows_its_data_yaml(tmp_path: Path, entry: str) -> None:
     """The picture b has no file of boxes: YOLO takes it as one without objects."""
     source, images, problems = everything(yolo_set(tmp_path) / entry)
     assert (source.format, problems) == ("yolo", [])
-    assert {image.file_name: len(image) for image in images} == {"a.jpg": 2, "b.png": 0, "c.jpg": 0}
+    assert {image.file_name: len(image) for image in images} == {
+        "images/train/a.jpg": 2,
+        "images/train/b.png": 0,
+        "images/val/c.jpg": 0,
+    }
     assert images[0].relative
     assert images[0].classes == ("cat", "dog")
     np.testing.assert_allclose(images[0].boxes[0], [0.4, 0.3, 0.6, 0.7])
+
+
+def test_yolo_reads_what_roboflow_writes(tmp_path: Path) -> None:
+    """Its data.yaml points one folder too far up."""
+    write(tmp_path / "set" / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [cat]\n")
+    write(tmp_path / "set" / "train" / "images" / "a.jpg", b"")
+    write(tmp_path / "set" / "train" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4\n")
+    write(tmp_path / "set" / "train" / "labels" / "b.txt", "0 0.5 0.5 0.2 0.4\n")
+    images, problems = faulty(tmp_path / "set")
+    assert {image.file_name: len(image) for image in images} == {"train/images/a.jpg": 1, "train/labels/b": 1}
+    assert len(problems) == 1
+    assert problems[0].startswith("set/data.yaml: val: ")
+    assert problems[0].endswith("set/valid/images does not exist; correct the path (file skipped)")
+
+
+def test_yolo_follows_a_list_of_pictures(tmp_path: Path) -> None:
+    write(tmp_path / "data.yaml", "train: train.txt\nnames: [cat]\n")
+    write(tmp_path / "train.txt", "./images/a.jpg\n./images/b.jpg\n")
+    write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4\n")
+    images = clean(tmp_path / "data.yaml")
+    assert {image.file_name: len(image) for image in images} == {"images/a.jpg": 1, "images/b.jpg": 0}
 
 
 def test_yolo_labels_alone_find_their_names_above(tmp_path: Path) -> None:
@@ -533,6 +561,16 @@ def test_who_drew_nothing_in_label_studio_was_there(tmp_path: Path) -> None:
     assert image.seen_by == ("ann@example.com",)
 
 
+def test_answers_of_label_studio_that_are_no_shapes_do_not_count_as_boxes(tmp_path: Path) -> None:
+    regions: list[dict[str, Any]] = [{"type": "choices"}, {"type": "ellipselabels"}]
+    (image,), problems = faulty(write(tmp_path / "a.json", [task(*regions)]))
+    assert [problem.rpartition("; ")[2] for problem in problems] == [
+        "draw rectangles with labels: only boxes are audited (annotation skipped)",
+        "draw rectangles with labels: only boxes are audited (box skipped)",
+    ]
+    assert image.skipped == 1
+
+
 def test_cancelled_work_in_label_studio_does_not_count(tmp_path: Path) -> None:
     images, problems = faulty(write(tmp_path / "a.json", [task({}, was_cancelled=True)]))
     assert images == []
@@ -667,6 +705,15 @@ def test_a_fault_in_text_is_told_and_leaves_the_rest(tmp_path: Path) -> None:
         "a.txt: line 2: '1 2 3 4' is no box; give a class, perhaps a score, and four numbers (line skipped)",
         "a.txt: line 3: 'cat 1 2 three 4' is no box; give a class, perhaps a score, and four numbers (line skipped)",
     ]
+
+
+@pytest.mark.parametrize("name", ["voc", "cvat", "yolo", "txt", "mot"])
+def test_a_folder_without_files_of_the_format_is_told(tmp_path: Path, name: Any) -> None:
+    write(tmp_path / "set" / "a.npy", b"")
+    images, problems = faulty(tmp_path / "set", format=name)
+    assert images == []
+    ending = ".xml" if name in ("voc", "cvat") else ".txt"
+    assert problems == [f"set: holds no {ending} files; give a folder that does, or name another format (file skipped)"]
 
 
 # Detection, and options.

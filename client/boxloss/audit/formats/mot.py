@@ -9,7 +9,7 @@ from pathlib import Path
 from boxloss.audit.annotations import Annotations, Class, Draft, Source
 from boxloss.audit.formats.names import names_of
 from boxloss.audit.formats.request import Request, corners, named
-from boxloss.audit.formats.text import files, lines, number
+from boxloss.audit.formats.text import lines, number, wanted
 
 NAMES = (
     "pedestrian",
@@ -39,10 +39,9 @@ def read(request: Request) -> Source:
 
 
 def _images(request: Request) -> Iterator[Annotations]:
-    wanted = "gt.txt" if request.role == "labels" else "det.txt"
-    found = [path for path in files(request.path, ".txt") if path.name != "labels.txt"]
-    if any(path.name == wanted for path in found):
-        found = [path for path in found if path.name == wanted]
+    name = "gt.txt" if request.role == "labels" else "det.txt"
+    found = [path for path in wanted(request, ".txt") if path.name != "labels.txt"]
+    found = [path for path in found if path.name == name] or found
     for path in found:
         yield from _sequence(request, path, "" if path == request.path else f"{_sequence_name(path)}/")
 

@@ -8,7 +8,7 @@ from boxloss.audit.annotations import Annotations, Draft, Source
 from boxloss.audit.formats.names import BESIDE
 from boxloss.audit.formats.request import Request, corners
 from boxloss.audit.formats.table import class_of
-from boxloss.audit.formats.text import files, lines, name_under, number
+from boxloss.audit.formats.text import lines, name_under, number, wanted
 
 
 def read(request: Request) -> Source:
@@ -21,7 +21,7 @@ def read(request: Request) -> Source:
 
 
 def _images(request: Request) -> Iterator[Annotations]:
-    for path in files(request.path, ".txt"):
+    for path in wanted(request, ".txt"):
         if path.name in BESIDE or (found := lines(path, request)) is None:
             continue
         draft = Draft(path, request.report, file_name=name_under(request.path, path), relative=request.relative)
