@@ -354,9 +354,10 @@ def test_yolo_reads_what_roboflow_writes(tmp_path: Path) -> None:
 
 def test_yolo_follows_a_list_of_pictures(tmp_path: Path) -> None:
     write(tmp_path / "data.yaml", "train: train.txt\nnames: [cat]\n")
-    write(tmp_path / "train.txt", "./images/a.jpg\n./images/b.jpg\n")
+    write(tmp_path / "train.txt", "./images/a.jpg\n./images/b.jpg\n/\n")
     write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4\n")
-    images = clean(tmp_path / "data.yaml")
+    images, problems = faulty(tmp_path / "data.yaml")
+    assert problems == ["train.txt: line 3: '/' is no picture; list pictures (line skipped)"]
     assert {image.file_name: len(image) for image in images} == {"images/a.jpg": 1, "images/b.jpg": 0}
 
 
@@ -624,6 +625,13 @@ def test_mot_detections_have_scores_and_no_class(tmp_path: Path) -> None:
     assert image.ids == (None,)
 
 
+def test_mot_classes_may_be_named_beside_it(tmp_path: Path) -> None:
+    """As in CVAT's export."""
+    write(tmp_path / "labels.txt", "cat\ndog\n")
+    (image,) = clean(write(tmp_path / "gt.txt", "1,1,10,20,30,40,1,2,1\n"))
+    assert image.classes == ("dog",)
+
+
 def test_mot_sequences_keep_their_frames_apart(tmp_path: Path) -> None:
     for sequence in ("A", "B"):
         write(tmp_path / sequence / "gt" / "gt.txt", "1,1,10,20,30,40,1,1,1\n")
@@ -699,11 +707,12 @@ def test_classes_of_text_may_have_spaces(tmp_path: Path) -> None:
 
 
 def test_a_fault_in_text_is_told_and_leaves_the_rest(tmp_path: Path) -> None:
-    (image,), problems = faulty(write(tmp_path / "a.txt", "cat 1 2 3 4\n1 2 3 4\ncat 1 2 three 4\n"))
+    (image,), problems = faulty(write(tmp_path / "a.txt", "cat 1 2 3 4\n1 2 3 4\ncat 1 2 three 4\n7 1 2 3 4 5 6\n"))
     assert len(image) == 1
     assert problems == [
         "a.txt: line 2: '1 2 3 4' is no box; give a class, perhaps a score, and four numbers (line skipped)",
         "a.txt: line 3: 'cat 1 2 three 4' is no box; give a class, perhaps a score, and four numbers (line skipped)",
+        "a.txt: line 4: '7 1 2 3 4 5 6' is no box; give a class, perhaps a score, and four numbers (line skipped)",
     ]
 
 
@@ -717,6 +726,19 @@ def test_a_folder_without_files_of_the_format_is_told(tmp_path: Path, name: Any)
 
 
 # Detection, and options.
+
+
+def test_polygons_of_yolo_are_not_taken_for_text(tmp_path: Path) -> None:
+    source, _, problems = everything(write(tmp_path / "a.txt", "0 0.1 0.1 0.9 0.1 0.5 0.9\n"))
+    assert source.format == "yolo"
+    assert len(problems) == 1
+
+
+def test_decimal_commas_are_not_taken_for_mot(tmp_path: Path) -> None:
+    source, (image,), problems = everything(write(tmp_path / "a.txt", "cat 0,5 1,5 2 3\n"))
+    assert (source.format, problems) == ("txt", [])
+    np.testing.assert_array_equal(image.boxes, [[0.5, 1.5, 2, 3]])
+
 
 UNCLEAR: list[tuple[dict[str, str], str, str]] = [
     ({}, "none.json", "does not exist; give a file or a folder"),

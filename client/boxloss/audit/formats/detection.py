@@ -100,11 +100,11 @@ def _of_text(path: Path, found: list[Path]) -> Format:
         if beside(path):
             return "yolo"
         raise fault(path, "holds no boxes to tell its format by; name it: yolo, txt or mot")
-    if "," in words:
+    if words.count(",") >= 5:
         return "mot"
     numbers = [number(word) for word in words.split()]
     relative = all(cell is not None and 0 <= cell <= 1 for cell in numbers[1:])
-    if not relative or numbers[0] is None or not numbers[0].is_integer() or len(numbers) not in (5, 6):
+    if not relative or numbers[0] is None or not numbers[0].is_integer() or len(numbers) < 5:
         return "txt"
     if len(numbers) == 6 and not beside(path):
         fix = "name the format: yolo, with the score last, or txt, with the score after the class"

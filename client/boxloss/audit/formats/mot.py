@@ -7,7 +7,6 @@ from math import isfinite
 from pathlib import Path
 
 from boxloss.audit.annotations import Annotations, Class, Draft, Source
-from boxloss.audit.formats.names import names_of
 from boxloss.audit.formats.request import Request, corners, named
 from boxloss.audit.formats.text import lines, number, wanted
 
@@ -54,8 +53,8 @@ def _sequence(request: Request, path: Path, prefix: str) -> Iterator[Annotations
     beside = path.with_name("labels.txt")
     names = request.names
     if names is None:  # CVAT names the classes of its MOT export beside them, from 1.
-        listed = names_of(beside).values() if beside.is_file() else NAMES
-        names = dict(enumerate(listed, 1))
+        listed = lines(beside, request) if beside.is_file() else None
+        names = dict(enumerate([name.strip() for _, name in listed] if listed else NAMES, 1))
     drafts: dict[int, Draft] = {}
     for line, text in lines(path, request) or ():
         place = f"line {line}"

@@ -32,13 +32,13 @@ def _images(request: Request) -> Iterator[Annotations]:
 
 def _add(draft: Draft, place: str, words: list[str], request: Request) -> None:
     numbers = [found for word in words[-4:] if (found := number(word)) is not None]
-    if len(words) < 5 or len(numbers) < 4:
-        shown = " ".join(words)
-        draft.problem(place, f"{shown!r:.60} is no box", "give a class, perhaps a score, and four numbers", "line")
-        return
     first, score = words[:-4], None
     if len(first) > 1 and (score := number(first[-1])) is not None:
         first.pop()
+    if not first or len(numbers) < 4 or (len(first) > 1 and number(first[-1]) is not None):
+        shown = " ".join(words)
+        draft.problem(place, f"{shown!r:.60} is no box", "give a class, perhaps a score, and four numbers", "line")
+        return
     a, b, c, d = numbers
     category = class_of(request.names, " ".join(first), draft, place)
     draft.add(place, corners(request.layout, (a, b, c, d)), category, score=score)

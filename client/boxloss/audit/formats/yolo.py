@@ -74,19 +74,20 @@ def _listed(request: Request) -> Iterator[_File]:
                 root = folder / str(place).removeprefix("../")
             if not root.exists() and not _boxes_of(root).exists():
                 request.problem(split, f"{root} does not exist", "correct the path", "file")
-            for found in _split(root, folder):
+            for found in _split(request, root, folder):
                 if found.path not in seen:
                     seen.add(found.path)
                     yield found
 
 
-def _split(root: Path, folder: Path) -> Iterator[_File]:
+def _split(request: Request, root: Path, folder: Path) -> Iterator[_File]:
     """The files of the pictures in a folder or a list, and those without a picture."""
-    if root.is_file():
-        names = root.read_text("utf-8-sig", errors="replace").splitlines()
-        pictures = [root.parent / name.strip() for name in names if name.strip()]
-    else:
-        pictures = sorted(path for path in root.rglob("*") if is_picture(path.name)) if root.is_dir() else []
+    pictures = sorted(path for path in root.rglob("*") if is_picture(path.name)) if root.is_dir() else []
+    for line, name in (lines(root, request) or ()) if root.is_file() else ():
+        if is_picture(name.strip()):
+            pictures.append(root.parent / name.strip())
+        else:
+            request.problem(f"line {line}", f"{name.strip()!r:.60} is no picture", "list pictures", "line", root)
     for picture in pictures:
         yield _File(_boxes_of(picture).with_suffix(".txt"), _within(folder, picture))
     if (boxes := _boxes_of(root)).is_dir():
