@@ -79,6 +79,11 @@ def test_ids_join_as_numbers_or_strings(label: Id, prediction: Id) -> None:
     assert told(joined) == []
 
 
+def test_ids_join_where_one_side_has_no_file_names() -> None:
+    labels = source(image("a.jpg", 0), image("b.jpg", 1))
+    assert pairs(join(labels, source(found(number=1), found(number="0")))) == {0: 1, 1: 1}
+
+
 @pytest.mark.parametrize(
     ("label", "prediction"),
     [
@@ -309,6 +314,7 @@ def test_predictions_without_scores_count_as_sure() -> None:
 def test_annotators_are_kept_apart_and_who_drew_nothing_counts() -> None:
     both = image("a", 3, ["cat", "dog", "cat"], annotators=["ann", "bob", "ann"], seen_by=["cyd", "bob"])
     (only,) = by_annotator(source(both))
+    assert only.skipped == 0
     assert (only.image_id, only.file_name, only.width, only.height) == (3, "a", 100, 50)
     assert {name: labels.classes for name, labels in only.labels.items()} == {
         "cyd": (),

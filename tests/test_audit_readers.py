@@ -238,6 +238,7 @@ def test_coco_annotators_are_read(tmp_path: Path) -> None:
 COCO_FAULTS = [
     ({"bbox": [1, 2, 3]}, "expected array of length 4 in bbox", "box", 1),
     ({"bbox": [10, 10, -5, 5]}, "the box (10, 10, 5, 15) ends before it begins; give x1 <= x2 and", "box", 1),
+    ({"bbox": [10, 10, 5, -5]}, "the box (10, 10, 15, 5) ends before it begins", "box", 1),
     ({"bbox": [0, 0, 5, 0]}, "the box (0, 0, 5, 0) has no area; draw it again, or delete it", None, 2),
     ({"bbox": [90, 0, 20, 5]}, "the box (90, 0, 110, 5) is not within its image, 0 to 100 by 0 to 50", None, 2),
     ({"category_id": 3}, "the class 3 has no name; name it; there are 2 names", None, 2),
@@ -391,7 +392,8 @@ def test_a_fault_in_yolo_is_told_and_leaves_the_rest(tmp_path: Path, line: str, 
     (image,), problems = faulty(path, format="yolo", names=["cat", "dog"])
     assert len(problems) == 1
     assert problems[0].startswith(f"a.txt: line 3: {expected}")
-    assert len(image) == (1 if "skipped" in problems[0] else 2)
+    skipped = "skipped" in problems[0]
+    assert (len(image), image.skipped) == ((1, 1) if skipped else (2, 0))
 
 
 def test_text_that_is_not_utf8_is_told_and_says_nothing_of_its_image(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class Annotated:
         width: in pixels; 1 where the size is not known and the boxes are parts of the image.
         height: likewise.
         file_name: of the picture, where it is known.
+        skipped: number of boxes that could not be used; with some, who has no boxes may have drawn them.
     """
 
     image_id: Id
@@ -117,6 +118,7 @@ class Annotated:
     width: float | None
     height: float | None
     file_name: str | None
+    skipped: int
 
 
 def by_annotator(labels: Source) -> Iterator[Annotated]:
@@ -130,6 +132,7 @@ def by_annotator(labels: Source) -> Iterator[Annotated]:
             found.width,
             found.height,
             found.file_name,
+            found.skipped,
         )
 
 
