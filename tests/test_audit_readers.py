@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from boxloss.audit.annotations import Annotations, Source
 from boxloss.audit.filenames import parts
 from boxloss.audit.formats import Role, read
+from boxloss.audit.formats.markup import elements
 from boxloss.audit.problems import Problem
 from boxloss.errors import InvalidInputError
 from tests.shared_data import folder
@@ -285,6 +286,14 @@ def test_coco_images_that_are_wrong_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_coco_box_ids_are_unique_in_all_images(tmp_path: Path) -> None:
+    content = dataset({"id": 5}, {"id": "5", "image_id": 1})
+    content["images"].append({"id": 1, "file_name": "b.jpg"})
+    images, problems = faulty(write(tmp_path / "a.json", content))
+    assert [len(image) for image in images] == [1, 1]
+    assert problems == ["a.json: annotations[1]: the id '5' is used twice; give each box its own"]
+
+
 def test_broken_json_is_no_labels_at_all(tmp_path: Path) -> None:
     """Half a file would pass for images without labels."""
     whole = json.dumps(dataset({}))
@@ -505,6 +514,14 @@ def test_a_fault_in_cvat_is_told_and_leaves_the_rest(tmp_path: Path, shape: str,
         ("0", "sub/a.jpg", 1),
         ("1", "b.jpg", 0),
     ]
+
+
+def test_cvat_is_read_in_pieces(tmp_path: Path) -> None:
+    """The parser takes 64 KiB at once: some 2000 of these images."""
+    content = "<annotations>" + '<image id="1"><box/></image>' * 20_000 + "</annotations>"
+    held = [len(root) for root, _ in elements(write(tmp_path / "a.xml", content))]
+    assert len(held) == 20_000
+    assert max(held) < 5_000
 
 
 def test_cvat_tracks_and_broken_ends_are_told(tmp_path: Path) -> None:
