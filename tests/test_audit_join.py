@@ -79,6 +79,11 @@ def test_ids_join_as_numbers_or_strings(label: Id, prediction: Id) -> None:
     assert told(joined) == []
 
 
+def test_ids_join_where_one_side_has_no_file_names() -> None:
+    labels = source(image("a.jpg", 0), image("b.jpg", 1))
+    assert pairs(join(labels, source(found(number=1), found(number="0")))) == {0: 1, 1: 1}
+
+
 @pytest.mark.parametrize(
     ("label", "prediction"),
     [
@@ -111,7 +116,7 @@ def test_ids_of_other_pictures_do_not_join() -> None:
     assert told(joined) == [
         "2 ids name different pictures in labels and predictions; file names decide there: 1 is a.jpg and b.jpg, "
         "2 is b.jpg and c.jpg",
-        "1 labelled images have no predictions; say that these are complete if the model saw them: a.jpg",
+        "1 labelled images have no predictions; say complete if the model saw them: a.jpg",
         "1 predicted images have no labels, not even an empty list; correct their ids or names: c.jpg",
     ]
 
@@ -142,7 +147,7 @@ def test_an_image_without_boxes_is_known_and_one_that_is_missing_is_not() -> Non
     assert pairs(joined) == {"a.jpg": 1, "b.jpg": 0}
     assert [image.image_id for image in joined.images] == ["a.jpg", "b.jpg", "c.jpg"]
     assert told(joined) == [
-        "1 labelled images have no predictions; say that these are complete if the model saw them: c.jpg",
+        "1 labelled images have no predictions; say complete if the model saw them: c.jpg",
         "1 predicted images have no labels, not even an empty list; correct their ids or names: d.jpg",
     ]
 
@@ -150,7 +155,15 @@ def test_an_image_without_boxes_is_known_and_one_that_is_missing_is_not() -> Non
 def test_complete_predictions_found_nothing_where_they_say_nothing() -> None:
     joined = join(source(image("a.jpg"), image("b.jpg")), source(found("a.jpg")), complete=True)
     assert pairs(joined) == {"a.jpg": 1, "b.jpg": 0}
-    assert told(joined) == []
+    assert told(joined) == [
+        "1 labelled images have no predictions; the model, which saw all, found nothing there: b.jpg"
+    ]
+
+
+def test_an_image_whose_predictions_are_unclear_is_not_empty() -> None:
+    joined = join(source(image("x/a.jpg"), image("y/a.jpg"), image("b.jpg")), source(found("a.txt")), complete=True)
+    assert pairs(joined) == {"b.jpg": 0}
+    assert len(joined.images) == 3
 
 
 def test_labels_alone_have_no_predictions() -> None:
@@ -172,6 +185,20 @@ def test_images_whose_labels_could_not_be_read_are_no_empty_images() -> None:
     assert told(joined) == [
         "2 labelled images have boxes that could not be read; what lies there may pass for unlabelled, so those "
         "without any other are left out: a.jpg, b.jpg"
+    ]
+
+
+def test_images_whose_predictions_could_not_be_read_are_not_predicted() -> None:
+    """Else all labels there would pass for spurious."""
+    problems: list[Problem] = []
+    draft = Draft(Path("a"), problems.append, file_name="a.jpg")
+    draft.add("", SQUARE, "cat", score=80)
+    joined = join(source(image("a.jpg")), source(draft.finish()))
+    assert len(problems) == 1
+    assert [image.predictions for image in joined.images] == [None]
+    assert told(joined) == [
+        "1 predicted images have boxes that could not be read; their labels may pass for spurious, so those without "
+        "any other count as not predicted: a.jpg"
     ]
 
 
@@ -287,6 +314,7 @@ def test_predictions_without_scores_count_as_sure() -> None:
 def test_annotators_are_kept_apart_and_who_drew_nothing_counts() -> None:
     both = image("a", 3, ["cat", "dog", "cat"], annotators=["ann", "bob", "ann"], seen_by=["cyd", "bob"])
     (only,) = by_annotator(source(both))
+    assert only.skipped == 0
     assert (only.image_id, only.file_name, only.width, only.height) == (3, "a", 100, 50)
     assert {name: labels.classes for name, labels in only.labels.items()} == {
         "cyd": (),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from boxloss.audit.annotations import Annotations, Source
 from boxloss.audit.filenames import parts
 from boxloss.audit.formats import Role, read
+from boxloss.audit.formats.markup import elements
 from boxloss.audit.problems import Problem
 from boxloss.errors import InvalidInputError
 from tests.shared_data import folder
@@ -238,6 +239,7 @@ def test_coco_annotators_are_read(tmp_path: Path) -> None:
 COCO_FAULTS = [
     ({"bbox": [1, 2, 3]}, "expected array of length 4 in bbox", "box", 1),
     ({"bbox": [10, 10, -5, 5]}, "the box (10, 10, 5, 15) ends before it begins; give x1 <= x2 and", "box", 1),
+    ({"bbox": [10, 10, 5, -5]}, "the box (10, 10, 15, 5) ends before it begins", "box", 1),
     ({"bbox": [0, 0, 5, 0]}, "the box (0, 0, 5, 0) has no area; draw it again, or delete it", None, 2),
     ({"bbox": [90, 0, 20, 5]}, "the box (90, 0, 110, 5) is not within its image, 0 to 100 by 0 to 50", None, 2),
     ({"category_id": 3}, "the class 3 has no name; name it; there are 2 names", None, 2),
@@ -284,6 +286,14 @@ def test_coco_images_that_are_wrong_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_coco_box_ids_are_unique_in_all_images(tmp_path: Path) -> None:
+    content = dataset({"id": 5}, {"id": "5", "image_id": 1})
+    content["images"].append({"id": 1, "file_name": "b.jpg"})
+    images, problems = faulty(write(tmp_path / "a.json", content))
+    assert [len(image) for image in images] == [1, 1]
+    assert problems == ["a.json: annotations[1]: the id '5' is used twice; give each box its own"]
+
+
 def test_broken_json_is_no_labels_at_all(tmp_path: Path) -> None:
     """Half a file would pass for images without labels."""
     whole = json.dumps(dataset({}))
@@ -297,7 +307,10 @@ def test_broken_json_is_no_labels_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"shapes": [], "version": 5}, "holds an object with shapes, version; give a COCO dataset, with images and"),
+        (
+            {"shapes": [], "version": 5},
+            "holds an object with shapes, version; give a COCO dataset, which has annotations",
+        ),
         (b"\xff\xfe{", "is not a JSON list or object: "),
         (b"", "is not a JSON list or object: input data was truncated"),
         ("[" * 100_000, "is not a JSON list or object: nested too deeply"),
@@ -326,10 +339,36 @@ def test_yolo_follows_its_data_yaml(tmp_path: Path, entry: str) -> None:
     """The picture b has no file of boxes: YOLO takes it as one without objects."""
     source, images, problems = everything(yolo_set(tmp_path) / entry)
     assert (source.format, problems) == ("yolo", [])
-    assert {image.file_name: len(image) for image in images} == {"a.jpg": 2, "b.png": 0, "c.jpg": 0}
+    assert {image.file_name: len(image) for image in images} == {
+        "images/train/a.jpg": 2,
+        "images/train/b.png": 0,
+        "images/val/c.jpg": 0,
+    }
     assert images[0].relative
     assert images[0].classes == ("cat", "dog")
     np.testing.assert_allclose(images[0].boxes[0], [0.4, 0.3, 0.6, 0.7])
+
+
+def test_yolo_reads_what_roboflow_writes(tmp_path: Path) -> None:
+    """Its data.yaml points one folder too far up."""
+    write(tmp_path / "set" / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [cat]\n")
+    write(tmp_path / "set" / "train" / "images" / "a.jpg", b"")
+    write(tmp_path / "set" / "train" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4\n")
+    write(tmp_path / "set" / "train" / "labels" / "b.txt", "0 0.5 0.5 0.2 0.4\n")
+    images, problems = faulty(tmp_path / "set")
+    assert {image.file_name: len(image) for image in images} == {"train/images/a.jpg": 1, "train/labels/b": 1}
+    assert len(problems) == 1
+    assert problems[0].startswith("set/data.yaml: val: ")
+    assert problems[0].endswith("set/valid/images does not exist; correct the path (file skipped)")
+
+
+def test_yolo_follows_a_list_of_pictures(tmp_path: Path) -> None:
+    write(tmp_path / "data.yaml", "train: train.txt\nnames: [cat]\n")
+    write(tmp_path / "train.txt", "./images/a.jpg\n./images/b.jpg\n/\n")
+    write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4\n")
+    images, problems = faulty(tmp_path / "data.yaml")
+    assert problems == ["train.txt: line 3: '/' is no picture; list pictures (line skipped)"]
+    assert {image.file_name: len(image) for image in images} == {"images/a.jpg": 1, "images/b.jpg": 0}
 
 
 def test_yolo_labels_alone_find_their_names_above(tmp_path: Path) -> None:
@@ -362,7 +401,8 @@ def test_a_fault_in_yolo_is_told_and_leaves_the_rest(tmp_path: Path, line: str, 
     (image,), problems = faulty(path, format="yolo", names=["cat", "dog"])
     assert len(problems) == 1
     assert problems[0].startswith(f"a.txt: line 3: {expected}")
-    assert len(image) == (1 if "skipped" in problems[0] else 2)
+    skipped = "skipped" in problems[0]
+    assert (len(image), image.skipped) == ((1, 1) if skipped else (2, 0))
 
 
 def test_text_that_is_not_utf8_is_told_and_says_nothing_of_its_image(tmp_path: Path) -> None:
@@ -476,6 +516,14 @@ def test_a_fault_in_cvat_is_told_and_leaves_the_rest(tmp_path: Path, shape: str,
     ]
 
 
+def test_cvat_is_read_in_pieces(tmp_path: Path) -> None:
+    """The parser takes 64 KiB at once: some 2000 of these images."""
+    content = "<annotations>" + '<image id="1"><box/></image>' * 20_000 + "</annotations>"
+    held = [len(root) for root, _ in elements(write(tmp_path / "a.xml", content))]
+    assert len(held) == 20_000
+    assert max(held) < 5_000
+
+
 def test_cvat_tracks_and_broken_ends_are_told(tmp_path: Path) -> None:
     content = CVAT.format(shapes="", more='<track id="3"/>')
     images, problems = faulty(write(tmp_path / "a.xml", content.removesuffix("</annotations>")))
@@ -533,6 +581,16 @@ def test_who_drew_nothing_in_label_studio_was_there(tmp_path: Path) -> None:
     assert image.seen_by == ("ann@example.com",)
 
 
+def test_answers_of_label_studio_that_are_no_shapes_do_not_count_as_boxes(tmp_path: Path) -> None:
+    regions: list[dict[str, Any]] = [{"type": "choices"}, {"type": "ellipselabels"}]
+    (image,), problems = faulty(write(tmp_path / "a.json", [task(*regions)]))
+    assert [problem.rpartition("; ")[2] for problem in problems] == [
+        "draw rectangles with labels: only boxes are audited (annotation skipped)",
+        "draw rectangles with labels: only boxes are audited (box skipped)",
+    ]
+    assert image.skipped == 1
+
+
 def test_cancelled_work_in_label_studio_does_not_count(tmp_path: Path) -> None:
     images, problems = faulty(write(tmp_path / "a.json", [task({}, was_cancelled=True)]))
     assert images == []
@@ -584,6 +642,13 @@ def test_mot_detections_have_scores_and_no_class(tmp_path: Path) -> None:
     assert image.scores.tolist() == [0.8]
     assert image.classes == ("pedestrian",)
     assert image.ids == (None,)
+
+
+def test_mot_classes_may_be_named_beside_it(tmp_path: Path) -> None:
+    """As in CVAT's export."""
+    write(tmp_path / "labels.txt", "cat\ndog\n")
+    (image,) = clean(write(tmp_path / "gt.txt", "1,1,10,20,30,40,1,2,1\n"))
+    assert image.classes == ("dog",)
 
 
 def test_mot_sequences_keep_their_frames_apart(tmp_path: Path) -> None:
@@ -661,15 +726,38 @@ def test_classes_of_text_may_have_spaces(tmp_path: Path) -> None:
 
 
 def test_a_fault_in_text_is_told_and_leaves_the_rest(tmp_path: Path) -> None:
-    (image,), problems = faulty(write(tmp_path / "a.txt", "cat 1 2 3 4\n1 2 3 4\ncat 1 2 three 4\n"))
+    (image,), problems = faulty(write(tmp_path / "a.txt", "cat 1 2 3 4\n1 2 3 4\ncat 1 2 three 4\n7 1 2 3 4 5 6\n"))
     assert len(image) == 1
     assert problems == [
         "a.txt: line 2: '1 2 3 4' is no box; give a class, perhaps a score, and four numbers (line skipped)",
         "a.txt: line 3: 'cat 1 2 three 4' is no box; give a class, perhaps a score, and four numbers (line skipped)",
+        "a.txt: line 4: '7 1 2 3 4 5 6' is no box; give a class, perhaps a score, and four numbers (line skipped)",
     ]
 
 
+@pytest.mark.parametrize("name", ["voc", "cvat", "yolo", "txt", "mot"])
+def test_a_folder_without_files_of_the_format_is_told(tmp_path: Path, name: Any) -> None:
+    write(tmp_path / "set" / "a.npy", b"")
+    images, problems = faulty(tmp_path / "set", format=name)
+    assert images == []
+    ending = ".xml" if name in ("voc", "cvat") else ".txt"
+    assert problems == [f"set: holds no {ending} files; give a folder that does, or name another format (file skipped)"]
+
+
 # Detection, and options.
+
+
+def test_polygons_of_yolo_are_not_taken_for_text(tmp_path: Path) -> None:
+    source, _, problems = everything(write(tmp_path / "a.txt", "0 0.1 0.1 0.9 0.1 0.5 0.9\n"))
+    assert source.format == "yolo"
+    assert len(problems) == 1
+
+
+def test_decimal_commas_are_not_taken_for_mot(tmp_path: Path) -> None:
+    source, (image,), problems = everything(write(tmp_path / "a.txt", "cat 0,5 1,5 2 3\n"))
+    assert (source.format, problems) == ("txt", [])
+    np.testing.assert_array_equal(image.boxes, [[0.5, 1.5, 2, 3]])
+
 
 UNCLEAR: list[tuple[dict[str, str], str, str]] = [
     ({}, "none.json", "does not exist; give a file or a folder"),

@@ -180,7 +180,7 @@ class Draft:
 
     def problem(self, place: str, what: str, fix: str, skipped: Skipped | None = None) -> None:
         """Reports what is wrong at a place of the source."""
-        self._skipped += skipped is not None
+        self._skipped += skipped in ("box", "line")
         self._report(Problem(self._source, place, what, fix, skipped))
 
     def finish(self) -> Annotations:

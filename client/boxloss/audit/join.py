@@ -65,25 +65,21 @@ def join(labels: Source, predictions: Source | None = None, *, complete: bool = 
     notes = _Notes()
     labelled = list(labels)
     predicted = [] if predictions is None else list(predictions)
-    partners = _partners(labelled, predicted, notes)
+    partners, unclear = _partners(labelled, predicted, notes)
     class_of = _Classes(labelled, labels.categories, notes)
     images = []
     for index, label in enumerate(labelled):
         partner = predicted[partners[index]] if index in partners else None
-        if partner is None and predictions is not None and not complete:
-            notes.add("labelled images have no predictions; say that these are complete if the model saw them", label)
-        if label.skipped:
-            what = "labelled images have boxes that could not be read; what lies there may pass for unlabelled"
-            notes.add(f"{what}, so those without any other are left out", label)
-            if not len(label):
-                continue
+        notes.missing(label, partner, predictions is not None, complete)
+        if label.skipped and not len(label):
+            continue
         if (pair := _same_frame(label, partner, notes)) is None:
             continue
         label, partner = pair
         found = None
-        if partner is not None:
+        if partner is not None and (len(partner) or not partner.skipped):
             found = _predictions(partner, class_of.predicted, notes)
-        elif predictions is not None and complete:
+        elif partner is None and predictions is not None and complete and index not in unclear:
             found = Predictions(np.empty((0, 4)), (), np.empty(0))
         sizes = label if label.width is not None or partner is None else partner
         images.append(
@@ -114,6 +110,7 @@ class Annotated:
         width: in pixels; 1 where the size is not known and the boxes are parts of the image.
         height: likewise.
         file_name: of the picture, where it is known.
+        skipped: number of boxes that could not be used; with some, who has no boxes may have drawn them.
     """
 
     image_id: Id
@@ -121,6 +118,7 @@ class Annotated:
     width: float | None
     height: float | None
     file_name: str | None
+    skipped: int
 
 
 def by_annotator(labels: Source) -> Iterator[Annotated]:
@@ -134,6 +132,7 @@ def by_annotator(labels: Source) -> Iterator[Annotated]:
             found.width,
             found.height,
             found.file_name,
+            found.skipped,
         )
 
 
@@ -161,12 +160,26 @@ class _Notes:
         if len(self._examples[what]) < EXAMPLES:
             self._examples[what].append(str(example))
 
+    def missing(self, label: Annotations, partner: Annotations | None, has_model: bool, complete: bool) -> None:
+        """Notes what is known of an image, but could not be read, or is known to one side alone."""
+        if label.skipped:
+            what = "labelled images have boxes that could not be read; what lies there may pass for unlabelled"
+            self.add(f"{what}, so those without any other are left out", label)
+        if partner is not None and partner.skipped:
+            what = "predicted images have boxes that could not be read; their labels may pass for spurious"
+            self.add(f"{what}, so those without any other count as not predicted", partner)
+        if has_model and partner is None:
+            hint = "the model, which saw all, found nothing there" if complete else "say complete if the model saw them"
+            self.add(f"labelled images have no predictions; {hint}", label)
+
     def mismatches(self) -> tuple[Mismatch, ...]:
         return tuple(Mismatch(what, count, tuple(self._examples[what])) for what, count in self._counts.items())
 
 
-def _partners(labelled: Sequence[Annotations], predicted: Sequence[Annotations], notes: _Notes) -> dict[int, int]:
-    """The predicted image of each labelled one, by their positions."""
+def _partners(
+    labelled: Sequence[Annotations], predicted: Sequence[Annotations], notes: _Notes
+) -> tuple[dict[int, int], set[int]]:
+    """The predicted image of each labelled one, by their positions; and the labelled ones for which that is unclear."""
     partners: dict[int, int] = {}
     free = set(range(len(predicted)))
     label_names, predicted_names = ([_name(image) for image in images] for images in (labelled, predicted))
@@ -198,10 +211,10 @@ def _partners(labelled: Sequence[Annotations], predicted: Sequence[Annotations],
         if len(partners) < len(labelled) and free:
             pair(_tails(label_names, depth), _tails(predicted_names, depth))
     stems = {predicted_names[index][-1:] for index in free}
-    for index, name in enumerate(label_names):
-        if index not in partners and name and name[-1:] in stems:
-            notes.add("names fit several images; make them unique, or keep the folders of both alike", labelled[index])
-    return partners
+    unclear = {index for index, name in enumerate(label_names) if index not in partners and name and name[-1:] in stems}
+    for index in sorted(unclear):
+        notes.add("names fit several images; make them unique, or keep the folders of both alike", labelled[index])
+    return partners, unclear
 
 
 def _positions(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:

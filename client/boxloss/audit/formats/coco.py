@@ -53,13 +53,14 @@ def read(request: Request) -> Source:
         return Source(request.path, "coco")
     if isinstance(document, list):
         return Source(request.path, "coco", _images(request, None, document, request.names or {}))
-    if not {"annotations", "images"} <= document.keys():
+    if "annotations" not in document:
         keys = ", ".join(sorted(document)[:8]) or "nothing"
-        fix = "give a COCO dataset, with images and annotations, or a results list"
+        fix = "give a COCO dataset, which has annotations, or a results list"
         request.problem("", f"holds an object with {keys}", fix, "file")
         return Source(request.path, "coco")
     categories = request.names or _categories(request, _rows(request, document, "categories"))
-    images, annotations = (_rows(request, document, key) for key in ("images", "annotations"))
+    images = _rows(request, document, "images")
+    annotations = _rows(request, document, "annotations")
     return Source(request.path, "coco", _images(request, images, annotations, categories), categories)
 
 

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 from boxloss.audit.annotations import Annotations, Draft, Source
 from boxloss.audit.formats.markup import elements, reported
 from boxloss.audit.formats.request import Request
-from boxloss.audit.formats.text import files
+from boxloss.audit.formats.text import wanted
 
 _SIDES = ("xtl", "ytl", "xbr", "ybr")
 _SHAPES = frozenset({"polygon", "polyline", "points", "ellipse", "cuboid", "mask", "skeleton"})
@@ -20,7 +20,7 @@ def read(request: Request) -> Source:
 
 
 def _images(request: Request) -> Iterator[Annotations]:
-    for path in files(request.path, ".xml"):
+    for path in wanted(request, ".xml"):
         with reported(path, request):
             for root, element in elements(path):
                 if root.tag != "annotations":

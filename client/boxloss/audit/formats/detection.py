@@ -48,16 +48,16 @@ def detect(path: Path) -> tuple[Path, Format]:
 
 
 def _detect_folder(folder: Path) -> tuple[Path, Format]:
+    for name in ("data.yaml", "data.yml", "dataset.yaml"):
+        if (table := folder / name).is_file() and any((folder / under).is_dir() for under in ("images", "train")):
+            return table, "yolo"
     for ending in _ENDINGS:
         found = files(folder, ending)
         if ending == ".xml" and found:
             kind = _of_xml(found[0])
             return (found[0], kind) if kind == "cvat" and len(found) == 1 else (folder, kind)
         if ending == ".txt" and found:
-            table = next(
-                (folder / name for name in ("data.yaml", "data.yml", "dataset.yaml") if (folder / name).is_file()), None
-            )
-            return (table, "yolo") if table and (folder / "images").is_dir() else (folder, _of_text(folder, found))
+            return folder, _of_text(folder, found)
         if len(found) == 1:
             return detect(found[0])
         if found:
@@ -77,7 +77,7 @@ def _of_xml(path: Path) -> Format:
 def _of_json(path: Path) -> Format:
     document = load(Request(path, "labels", lambda problem: None))
     match document:
-        case dict() if {"images", "annotations"} <= document.keys():
+        case dict() if "annotations" in document:
             return "coco"
         case []:
             return "coco"
@@ -100,11 +100,11 @@ def _of_text(path: Path, found: list[Path]) -> Format:
         if beside(path):
             return "yolo"
         raise fault(path, "holds no boxes to tell its format by; name it: yolo, txt or mot")
-    if "," in words:
+    if words.count(",") >= 5:
         return "mot"
     numbers = [number(word) for word in words.split()]
     relative = all(cell is not None and 0 <= cell <= 1 for cell in numbers[1:])
-    if not relative or numbers[0] is None or not numbers[0].is_integer() or len(numbers) not in (5, 6):
+    if not relative or numbers[0] is None or not numbers[0].is_integer() or len(numbers) < 5:
         return "txt"
     if len(numbers) == 6 and not beside(path):
         fix = "name the format: yolo, with the score last, or txt, with the score after the class"

@@ -14,6 +14,8 @@ from boxloss.audit.filenames import is_picture
 from boxloss.audit.formats.document import complaint, load, part
 from boxloss.audit.formats.request import Request, corners
 
+_SHAPES = frozenset({"brush", "ellipse", "keypoint", "polygon", "rectangle", "vector"})
+
 
 class _Task(msgspec.Struct):
     data: dict[str, Any]
@@ -140,7 +142,8 @@ def _regions(request: Request, name: str, work: _Work) -> Iterator[tuple[str, _R
 def _add(draft: Draft, place: str, work: _Work, region: _Region) -> None:
     if region.type != "rectanglelabels":
         fix = "draw rectangles with labels: only boxes are audited"
-        draft.problem(place, f"is of type {region.type or 'nothing'}", fix, "annotation")
+        is_shape = region.type.removesuffix("labels") in _SHAPES
+        draft.problem(place, f"is of type {region.type or 'nothing'}", fix, "box" if is_shape else "annotation")
         return
     try:
         value = part(region.value, _Rectangle)
@@ -174,7 +177,7 @@ def _annotator(work: _Work) -> str:
         case None:
             return ""
         case _Person(id=number, email=email):
-            return email or str(number)
+            return email or ("" if number is None else str(number))
         case name:
             return str(name)
 

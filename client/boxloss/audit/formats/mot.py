@@ -7,9 +7,8 @@ from math import isfinite
 from pathlib import Path
 
 from boxloss.audit.annotations import Annotations, Class, Draft, Source
-from boxloss.audit.formats.names import names_of
 from boxloss.audit.formats.request import Request, corners, named
-from boxloss.audit.formats.text import files, lines, number
+from boxloss.audit.formats.text import lines, number, wanted
 
 NAMES = (
     "pedestrian",
@@ -39,10 +38,9 @@ def read(request: Request) -> Source:
 
 
 def _images(request: Request) -> Iterator[Annotations]:
-    wanted = "gt.txt" if request.role == "labels" else "det.txt"
-    found = [path for path in files(request.path, ".txt") if path.name != "labels.txt"]
-    if any(path.name == wanted for path in found):
-        found = [path for path in found if path.name == wanted]
+    name = "gt.txt" if request.role == "labels" else "det.txt"
+    found = [path for path in wanted(request, ".txt") if path.name != "labels.txt"]
+    found = [path for path in found if path.name == name] or found
     for path in found:
         yield from _sequence(request, path, "" if path == request.path else f"{_sequence_name(path)}/")
 
@@ -55,8 +53,8 @@ def _sequence(request: Request, path: Path, prefix: str) -> Iterator[Annotations
     beside = path.with_name("labels.txt")
     names = request.names
     if names is None:  # CVAT names the classes of its MOT export beside them, from 1.
-        listed = names_of(beside).values() if beside.is_file() else NAMES
-        names = dict(enumerate(listed, 1))
+        listed = lines(beside, request) if beside.is_file() else None
+        names = dict(enumerate([name.strip() for _, name in listed] if listed else NAMES, 1))
     drafts: dict[int, Draft] = {}
     for line, text in lines(path, request) or ():
         place = f"line {line}"

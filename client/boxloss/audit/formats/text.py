@@ -39,6 +39,14 @@ def files(root: Path, ending: str) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix.lower() == ending and path.is_file())
 
 
+def wanted(request: Request, ending: str) -> list[Path]:
+    """The files that are asked for; that there are none is reported."""
+    found = files(request.path, ending)
+    if not found:
+        request.problem("", f"holds no {ending} files", "give a folder that does, or name another format", "file")
+    return found
+
+
 def name_under(root: Path, path: Path) -> str:
     """The name of a file without its ending, as seen from the folder that was asked for."""
     return path.stem if path == root else path.relative_to(root).with_suffix("").as_posix()

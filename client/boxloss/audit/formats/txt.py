@@ -8,7 +8,7 @@ from boxloss.audit.annotations import Annotations, Draft, Source
 from boxloss.audit.formats.names import BESIDE
 from boxloss.audit.formats.request import Request, corners
 from boxloss.audit.formats.table import class_of
-from boxloss.audit.formats.text import files, lines, name_under, number
+from boxloss.audit.formats.text import lines, name_under, number, wanted
 
 
 def read(request: Request) -> Source:
@@ -21,7 +21,7 @@ def read(request: Request) -> Source:
 
 
 def _images(request: Request) -> Iterator[Annotations]:
-    for path in files(request.path, ".txt"):
+    for path in wanted(request, ".txt"):
         if path.name in BESIDE or (found := lines(path, request)) is None:
             continue
         draft = Draft(path, request.report, file_name=name_under(request.path, path), relative=request.relative)
@@ -32,13 +32,13 @@ def _images(request: Request) -> Iterator[Annotations]:
 
 def _add(draft: Draft, place: str, words: list[str], request: Request) -> None:
     numbers = [found for word in words[-4:] if (found := number(word)) is not None]
-    if len(words) < 5 or len(numbers) < 4:
-        shown = " ".join(words)
-        draft.problem(place, f"{shown!r:.60} is no box", "give a class, perhaps a score, and four numbers", "line")
-        return
     first, score = words[:-4], None
     if len(first) > 1 and (score := number(first[-1])) is not None:
         first.pop()
+    if not first or len(numbers) < 4 or (len(first) > 1 and number(first[-1]) is not None):
+        shown = " ".join(words)
+        draft.problem(place, f"{shown!r:.60} is no box", "give a class, perhaps a score, and four numbers", "line")
+        return
     a, b, c, d = numbers
     category = class_of(request.names, " ".join(first), draft, place)
     draft.add(place, corners(request.layout, (a, b, c, d)), category, score=score)

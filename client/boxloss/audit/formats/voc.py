@@ -10,7 +10,7 @@ from boxloss.audit.annotations import Annotations, Draft, Source
 from boxloss.audit.filenames import parts
 from boxloss.audit.formats.markup import reported, tree
 from boxloss.audit.formats.request import Request
-from boxloss.audit.formats.text import files, name_under
+from boxloss.audit.formats.text import name_under, wanted
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -21,7 +21,7 @@ def read(request: Request) -> Source:
 
 
 def _images(request: Request) -> Iterator[Annotations]:
-    for path in files(request.path, ".xml"):
+    for path in wanted(request, ".xml"):
         with reported(path, request):
             root = tree(path)
             if root.tag == "annotation":

@@ -10,7 +10,7 @@ from boxloss.audit.annotations import Annotations, Class, Draft, Source
 from boxloss.audit.filenames import is_picture
 from boxloss.audit.formats.names import BESIDE, beside, load_yaml, names_of
 from boxloss.audit.formats.request import Request, corners, named
-from boxloss.audit.formats.text import files, lines, name_under, number
+from boxloss.audit.formats.text import files, lines, name_under, number, wanted
 from boxloss.errors import InvalidInputError
 
 _YAML = (".yaml", ".yml")
@@ -43,7 +43,7 @@ class _File:
 
 
 def _beneath(request: Request) -> Iterator[_File]:
-    for path in files(request.path, ".txt"):
+    for path in wanted(request, ".txt"):
         if path.name not in BESIDE and not is_list(path):
             yield _File(path, name_under(request.path, path))
 
@@ -70,29 +70,35 @@ def _listed(request: Request) -> Iterator[_File]:
         places = content.get(split) or []
         for place in places if isinstance(places, list) else [places]:
             root = folder / str(place)
+            if not root.exists():  # Roboflow writes ../train/images for train/images.
+                root = folder / str(place).removeprefix("../")
             if not root.exists() and not _boxes_of(root).exists():
                 request.problem(split, f"{root} does not exist", "correct the path", "file")
-            for found in _split(root):
+            for found in _split(request, root, folder):
                 if found.path not in seen:
                     seen.add(found.path)
                     yield found
 
 
-def _split(root: Path) -> Iterator[_File]:
-    if root.is_file():
-        lines = root.read_text("utf-8-sig", errors="replace").splitlines()
-        pictures = [root.parent / line.strip() for line in lines if line.strip()]
-        for picture in pictures:
-            yield _File(_boxes_of(picture).with_suffix(".txt"), picture.as_posix())
-        return
-    boxes = _boxes_of(root)
+def _split(request: Request, root: Path, folder: Path) -> Iterator[_File]:
+    """The files of the pictures in a folder or a list, and those without a picture."""
     pictures = sorted(path for path in root.rglob("*") if is_picture(path.name)) if root.is_dir() else []
+    for line, name in (lines(root, request) or ()) if root.is_file() else ():
+        if is_picture(name.strip()):
+            pictures.append(root.parent / name.strip())
+        else:
+            request.problem(f"line {line}", f"{name.strip()!r:.60} is no picture", "list pictures", "line", root)
     for picture in pictures:
-        yield _File(_boxes_of(picture).with_suffix(".txt"), picture.relative_to(root).as_posix())
-    with_picture = {_boxes_of(picture).with_suffix(".txt") for picture in pictures}
-    for path in files(boxes, ".txt") if boxes.is_dir() else []:
-        if path not in with_picture and path.name not in BESIDE and not is_list(path):
-            yield _File(path, name_under(boxes, path))
+        yield _File(_boxes_of(picture).with_suffix(".txt"), _within(folder, picture))
+    if (boxes := _boxes_of(root)).is_dir():
+        known = {_boxes_of(picture).with_suffix(".txt") for picture in pictures}
+        for path in files(boxes, ".txt"):
+            if path not in known and path.name not in BESIDE and not is_list(path):
+                yield _File(path, _within(folder, path.with_suffix("")))
+
+
+def _within(folder: Path, path: Path) -> str:
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def _boxes_of(picture: Path) -> Path:
