@@ -24,12 +24,12 @@ class Work:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, work: Any, requests: Sequence[Any]) -> list[Any]:
+    def __call__(self, work: Any, requests: Sequence[Any]) -> tuple[list[Any], float]:
         self.gate.wait(timeout=30)
         self.batches.append((work, list(requests)))
         if "poison" in requests:
             raise RuntimeError("poisoned")
-        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests]
+        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests], 0.0
 
 
 class Ledger:
@@ -42,14 +42,21 @@ class Ledger:
     def queued(self, seconds: float) -> None:
         assert seconds >= 0
 
-    def closed(self, reason: str, requests: int, pairs: int) -> None:
+    def closed(self, reason: str, requests: int, pairs: int, forming: float) -> None:
+        assert forming >= 0
         self.reasons.append(reason)
 
-    def computed(self, seconds: float) -> None:
+    def computed(self, copy: float, compute: float) -> None:
+        assert min(copy, compute) >= 0
+
+    def busy(self, seconds: float) -> None:
         assert seconds >= 0
 
     def rejected(self, reason: str) -> None:
         self.rejections.append(reason)
+
+    def failed(self, outcome: str) -> None:
+        raise AssertionError("nothing is split")
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -155,7 +155,7 @@ def test_the_totals_of_one_process_are_its_metrics() -> None:
     rpc = metrics.rpc("unary", "boxloss.v1.LossService", "Evaluate")
     rpc.started()
     rpc.handled("OK", 0.1)
-    metrics.closed("full", 3, 100)
+    metrics.closed("full", 3, 100, 0.01)
     metrics.serves_on("cpu")
     http, thread = start_http_server(0, "127.0.0.1", metrics.registry)
     totals = Totals(1)

@@ -10,18 +10,18 @@ class Capacity:
     """Counts the pairs and requests that are admitted and not yet answered.
 
     Args:
-        pairs: most pairs at once.
+        limit: most pairs at once.
     """
 
-    def __init__(self, pairs: int) -> None:
-        self._limit = pairs
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._turned_back: deque[asyncio.Future[None]] = deque()
         self.pairs = 0
         self.requests = 0
 
     def admit(self, pairs: int) -> bool:
         """Takes room for a request; False where there is none. An empty server admits any request."""
-        if self.pairs + pairs > self._limit and self.pairs:
+        if self.pairs + pairs > self.limit and self.pairs:
             return False
         self.pairs += pairs
         self.requests += 1

@@ -11,16 +11,22 @@ class Observer(Protocol):
     def queued(self, seconds: float) -> None:
         """Called for each request when its batch starts."""
 
-    def closed(self, reason: str, requests: int, pairs: int) -> None:
-        """Called for each batch that starts.
+    def closed(self, reason: str, requests: int, pairs: int, forming: float) -> None:
+        """Called for each batch that starts, `forming` seconds after its first request came.
 
         Reasons, of small requests: "alone" (callers come one by one), "pause" (no more came), "window" (the longest
         time was over), "deadline" (the nearest was near) and "full"; of large ones: "idle" (the worker was free) and
         "worker" (it became free).
         """
 
-    def computed(self, seconds: float) -> None:
-        """Called for each batch when it has been computed."""
+    def computed(self, copy: float, compute: float) -> None:
+        """Called for each batch when it is over, with what its function took and what all else took."""
+
+    def busy(self, seconds: float) -> None:
+        """Called with time in which the device worked. Where batches overlap, it is told once."""
 
     def rejected(self, reason: str) -> None:
-        """Called for each request that is turned away: "queue_full" or "deadline"."""
+        """Called for each request that is not computed: "queue_full", "deadline" or "cancelled"."""
+
+    def failed(self, outcome: str) -> None:
+        """Called for each batch that fails and is "split", and for each "request" that fails alone."""

@@ -16,6 +16,7 @@ from boxloss_server.engine.formats import geometry_of, unit_box
 from boxloss_server.engine.function import dtype_of
 from boxloss_server.engine.kernels import Kernels
 from boxloss_server.engine.pairs import Array, Evaluation, Grid, Matrix, Pairs, Rows, Scores
+from boxloss_server.engine.stopwatch import Stopwatch, stopwatch
 from boxloss_server.losses import ratio, similarity
 
 _VECTOR = 64
@@ -49,14 +50,25 @@ class Engine:
 
     def run(
         self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]
-    ) -> Sequence[Scores | Array | InvalidInputError]:
-        """Computes the same work for all requests of a batch; answers in their order."""
-        if isinstance(work, Evaluation):
-            return self.evaluate(work, cast(Sequence[Pairs], requests))
-        return [self.matrix(work, grid) for grid in cast(Sequence[Grid], requests)]
+    ) -> tuple[Sequence[Scores | Array | InvalidInputError], float]:
+        """Computes the same work for all requests of a batch; answers in their order.
 
-    def evaluate(self, work: Evaluation, requests: Sequence[Pairs]) -> list[Scores | InvalidInputError]:
-        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error."""
+        Returns:
+            The answers, and the seconds that the function alone took, without what is copied around it.
+        """
+        watch = stopwatch(self.device)
+        if isinstance(work, Evaluation):
+            return self.evaluate(work, cast(Sequence[Pairs], requests), watch), watch.seconds
+        return [self.matrix(work, grid, watch) for grid in cast(Sequence[Grid], requests)], watch.seconds
+
+    def evaluate(
+        self, work: Evaluation, requests: Sequence[Pairs], watch: Stopwatch | None = None
+    ) -> list[Scores | InvalidInputError]:
+        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error.
+
+        The watch, if any, runs while the function does.
+        """
+        watch = watch or stopwatch(self.device)
         batch = Batch(work, requests)
         kernel = self._kernels.of(work)
         step = _TILE[self.device.type]
@@ -70,7 +82,9 @@ class Engine:
                 pin_memory=self.device.type == "cuda",
             )
             batch.write(tile, staging.numpy())
-            planes = kernel(staging if self.device.type == "cpu" else staging.to(self.device, non_blocking=True))
+            planes = staging if self.device.type == "cpu" else staging.to(self.device, non_blocking=True)
+            with watch:
+                planes = kernel(planes)
             # A GPU computes this tile while the one before is taken and the next is written.
             if computing:
                 batch.take(computing[0], computing[1].cpu().numpy())
@@ -79,17 +93,18 @@ class Engine:
             batch.take(computing[0], computing[1].cpu().numpy())
         return batch.answers()
 
-    def matrix(self, work: Matrix, grid: Grid) -> Array:
-        """Computes the metric between all rows and all columns of one request, shape (N, M)."""
+    def matrix(self, work: Matrix, grid: Grid, watch: Stopwatch | None = None) -> Array:
+        """Computes the metric between all rows and all columns of one request, shape (N, M); times it likewise."""
+        watch = watch or stopwatch(self.device)
         rows = self._planes(work, grid.rows, grid.masked_rows)
         columns = self._planes(work, grid.columns, grid.masked_columns)
-        with torch.no_grad():
+        with watch, torch.no_grad():
             geometry = geometry_of(rows[:, :, None], columns[:, None, :], work.box_format, grid.squared_image_diagonal)
             metric = similarity(geometry, work.metric)
             if grid.crowd is not None:
                 crowd = torch.from_numpy(grid.crowd).to(self.device)
                 metric = torch.where(crowd, ratio(geometry.intersection, geometry.area.expand(metric.shape)), metric)
-            matrix: Array = metric.cpu().numpy()
+        matrix: Array = metric.cpu().numpy()
         matrix[grid.masked_rows] = np.nan
         matrix[:, grid.masked_columns] = np.nan
         return matrix

@@ -73,7 +73,9 @@ def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
             code = _cancelled(context)
             raise
         except Exception as error:
-            status = status_of(_known(error))
+            known = _known(error)
+            metrics.refused(known)
+            status = status_of(known)
             code = status.code.name
             await _abort(context, status)
         finally:
@@ -96,7 +98,9 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
             code = _cancelled(context)
             raise
         except Exception as error:
-            status = status_of(_known(error))
+            known = _known(error)
+            metrics.refused(known)
+            status = status_of(known)
             code = status.code.name
             await _abort(context, status)
         finally:

@@ -73,7 +73,6 @@ class Server:
         self.device = str(device)
         self._metrics.serves_on(self.device)
         capacity = Capacity(settings.max_waiting_pairs)
-        self._metrics.watch(capacity)
         self._batcher = Batcher(
             engine.run,
             capacity,
@@ -82,6 +81,7 @@ class Server:
             small_pairs=_SMALL_PAIRS,
             observer=self._metrics,
         )
+        self._metrics.watch(capacity, self._batcher, device)
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
         self._servicer = LossServicer(self._batcher, limits, self.device, self._metrics)
         self._grpc = grpc.aio.server(
