@@ -46,6 +46,11 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
     def terminate(self) -> None:
         """Sends SIGTERM."""
         self._process.terminate()

@@ -32,8 +32,6 @@ def test_every_alert_has_its_section(alert: str) -> None:
     wait = f" for {rule['for']}" if "for" in rule else ""
     head = f"\n### {alert}\n\n`{rule['expr']}`{wait}, {rule['labels']['severity']}.\n\n"
     assert head in PAGE, f"docs/operations.md has no section about {alert}, or not as the rules have it: {head}"
-        f"docs/operations.md does not say what to do about {alert}, or not as the rules have it: {head}"
-    )
     meaning = PAGE.partition(head)[2].partition("\n#")[0]
     assert len(meaning) > 100
 

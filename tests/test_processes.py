@@ -105,6 +105,24 @@ def test_counters_histograms_and_gauges_add_up(processes: list[Process]) -> None
     assert total(totals, "calls_created", code="OK") == pytest.approx(created, abs=1e-6)
 
 
+def test_gauges_whose_sum_means_nothing_are_the_largest(processes: list[Process]) -> None:
+    memory = {"cpu used": (100, 200), "cpu total": (1000, 1000), "cuda:0 used": (30, 31), "cuda:0 total": (80, 80)}
+    totals = Totals(2)
+    for number, process in enumerate(processes[:2]):
+        oldest = Gauge("boxloss_oldest_request_seconds", "Oldest.", registry=process.registry)
+        oldest.set((1.5, 0.25)[number])
+        gauge = Gauge("boxloss_device_memory_bytes", "Memory.", ["device", "kind"], registry=process.registry)
+        for labels, values in memory.items():
+            gauge.labels(*labels.split()).set(values[number])
+        totals.watch(number, process.port)
+    assert total(totals, "boxloss_oldest_request_seconds") == 1.5
+    sums = {
+        labels: total(totals, "boxloss_device_memory_bytes", device=labels.split()[0], kind=labels.split()[1])
+        for labels in memory
+    }
+    assert sums == {"cpu used": 300, "cpu total": 1000, "cuda:0 used": 31, "cuda:0 total": 80}
+
+
 def test_what_a_process_counted_outlasts_it(processes: list[Process]) -> None:
     first, second, third = processes
     totals = Totals(2)
