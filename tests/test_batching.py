@@ -38,16 +38,24 @@ class Ledger:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.rejections: list[str] = []
+        self.admissions = 0
+        self.queued_marks: list[int] = []
 
-    def queued(self, seconds: float) -> None:
+    def admitted(self) -> int:
+        self.admissions += 1
+        return self.admissions
+
+    def queued(self, seconds: float, mark: int) -> None:
         assert seconds >= 0
+        self.queued_marks.append(mark)
 
     def closed(self, reason: str, requests: int, pairs: int, forming: float) -> None:
         assert forming >= 0
         self.reasons.append(reason)
 
-    def computed(self, copy: float, compute: float) -> None:
+    def computed(self, copy: float, compute: float, mark: int) -> None:
         assert min(copy, compute) >= 0
+        assert mark in self.queued_marks
 
     def busy(self, seconds: float) -> None:
         assert seconds >= 0

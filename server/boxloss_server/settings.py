@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -63,10 +64,24 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(
         30.0, ge=0, description="After SIGTERM, time for accepted requests to be answered, in seconds."
     )
+    tracing: bool = Field(
+        False, description="Send traces to the OTLP receiver that OTEL_EXPORTER_OTLP_ENDPOINT names, over gRPC."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto: console on a terminal, else json."
     )
+
+    @field_validator("tracing")
+    @classmethod
+    def _can_be_traced(cls, tracing: bool) -> bool:
+        if tracing:
+            try:
+                find_spec("opentelemetry.sdk.trace")
+                find_spec("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
+            except ImportError as error:
+                raise ValueError(f"needs OpenTelemetry ({error}): pip install 'boxloss-server[tracing]'") from None
+        return tracing
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -55,6 +55,7 @@ class _Entry(NamedTuple):
     deadline: float
     client: Hashable
     arrived: float
+    mark: Any
     outcome: asyncio.Future[Outcome[Any]]
 
 
@@ -178,7 +179,8 @@ class Batcher:
                 f"the queue is full: {self._capacity.pairs} pairs wait; retry later, or add servers",
                 retry_after=min(max(self._capacity.pairs / self._pairs_per_second, 0.01), 1.0),
             )
-        entry = _Entry(work, request, pairs, deadline, client, time.monotonic(), self._loop.create_future())
+        arrived, mark = time.monotonic(), self._observer.admitted()
+        entry = _Entry(work, request, pairs, deadline, client, arrived, mark, self._loop.create_future())
         self._arrivals[entry.outcome] = entry.arrived
         try:
             if pairs <= self._small_pairs:
@@ -305,7 +307,7 @@ class Batcher:
             forming = now - min(entry.arrived for entry in wanted)
             self._observer.closed(reason, len(wanted), sum(entry.pairs for entry in wanted), forming)
             for entry in wanted:
-                self._observer.queued(now - entry.arrived)
+                self._observer.queued(now - entry.arrived, entry.mark)
         return wanted
 
     def _is_wanted(self, entry: _Entry, now: float) -> bool:
@@ -324,7 +326,8 @@ class Batcher:
         copy_time = max(seconds - run.compute_time, 0.0)  # A GPU has a clock of its own.
         pairs = sum(entry.pairs for entry in entries)
         self._pairs_per_second += 0.1 * (pairs / max(seconds, 1e-6) - self._pairs_per_second)
-        self._observer.computed(copy_time, run.compute_time)
+        mark = next((entry.mark for entry in entries if entry.mark), None)
+        self._observer.computed(copy_time, run.compute_time, mark)
         for entry, result in zip(entries, run.results, strict=True):
             if entry.outcome.done():
                 continue

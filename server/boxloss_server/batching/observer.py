@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Observer(Protocol):
     """Hears what happens in a batcher. Times are seconds."""
 
-    def queued(self, seconds: float) -> None:
+    def admitted(self) -> Any:
+        """Called for each request that is admitted, by who asks; it may mark it."""
+
+    def queued(self, seconds: float, mark: Any) -> None:
         """Called for each request when its batch starts."""
 
     def closed(self, reason: str, requests: int, pairs: int, forming: float) -> None:
@@ -19,8 +22,10 @@ class Observer(Protocol):
         "worker" (it became free).
         """
 
-    def computed(self, copy: float, compute: float) -> None:
-        """Called for each batch when it is over, with what its function took and what all else took."""
+    def computed(self, copy: float, compute: float, mark: Any) -> None:
+        """Called for each batch when it is over, with what its function took, what all else took, and a mark of one of
+        its requests, if any has one.
+        """
 
     def busy(self, seconds: float) -> None:
         """Called with time in which the device worked. Where batches overlap, it is told once."""

@@ -97,7 +97,7 @@ def scrape(port: int) -> list[Metric]:
 def add_up(parts: Iterable[Iterable[Metric]]) -> list[Metric]:
     """Joins metrics of several processes: adds counters, histograms and gauges, and keeps what only describes.
 
-    Of gauges whose sum means nothing, the largest counts.
+    Of gauges whose sum means nothing, the largest counts; of exemplars, the newest.
     """
     families: dict[str, Metric] = {}
     totals: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
@@ -121,7 +121,9 @@ def _add(family: Metric, a: Sample, b: Sample) -> Sample:
         return min(a, b, key=lambda sample: sample.value)
     if _is_common(a):
         return max(a, b, key=lambda sample: sample.value)
-    return a._replace(value=a.value + b.value)
+    exemplars = [sample.exemplar for sample in (a, b) if sample.exemplar]
+    newest = max(exemplars, key=lambda exemplar: exemplar.timestamp or 0, default=None)
+    return a._replace(value=a.value + b.value, exemplar=newest)
 
 
 def _is_common(sample: Sample) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -14,7 +14,10 @@ from google.protobuf.message import DecodeError
 
 from boxloss.errors import BoxlossError, InvalidInputError, ServerError, Violation
 from boxloss_server.service.metrics import Metrics, RpcMetrics
-from boxloss_server.service.status import status_of
+from boxloss_server.service.status import cancellation, status_of
+
+if TYPE_CHECKING:
+    from boxloss_server.service.tracing import Tracing
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = Any
@@ -31,10 +34,12 @@ class Methods(grpc.GenericRpcHandler):
 
     Args:
         metrics: where the calls are counted.
+        tracing: makes their spans, if any.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
+        self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
@@ -51,11 +56,15 @@ class Methods(grpc.GenericRpcHandler):
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
         if handler.unary_unary:
-            metrics = self._metrics.rpc("unary", service, name)
-            return grpc.unary_unary_rpc_method_handler(_unary(handler, metrics), None, None)
+            unary = _unary(handler, self._metrics.rpc("unary", service, name))
+            if self._tracing:
+                unary = self._tracing.unary(f"{service}/{name}", unary)
+            return grpc.unary_unary_rpc_method_handler(unary, None, None)
         if handler.stream_stream:
-            metrics = self._metrics.rpc("bidi_stream", service, name)
-            return grpc.stream_stream_rpc_method_handler(_stream(handler, metrics), None, None)
+            stream = _stream(handler, self._metrics.rpc("bidi_stream", service, name))
+            if self._tracing:
+                stream = self._tracing.stream(f"{service}/{name}", stream)
+            return grpc.stream_stream_rpc_method_handler(stream, None, None)
         return handler
 
 
@@ -70,7 +79,7 @@ def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
             response: bytes = serialize(await answer(_parse(handler, data), context))
             return response
         except asyncio.CancelledError:
-            code = _cancelled(context)
+            code = cancellation(context)
             raise
         except Exception as error:
             known = _known(error)
@@ -95,7 +104,7 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
             async for response in handler.stream_stream((_parse(handler, data) async for data in messages), context):
                 yield serialize(response)
         except asyncio.CancelledError:
-            code = _cancelled(context)
+            code = cancellation(context)
             raise
         except Exception as error:
             known = _known(error)
@@ -116,12 +125,6 @@ def _parse(handler: Handler, data: bytes) -> Any:
         raise InvalidInputError(
             [Violation("request", "is not a message of the contract; generate the client from boxloss/v1")]
         ) from None
-
-
-def _cancelled(context: Context) -> str:
-    """The code of a call that was cancelled: by its caller, or by its deadline."""
-    remaining = context.time_remaining()
-    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
 
 
 def _known(error: Exception) -> BoxlossError:

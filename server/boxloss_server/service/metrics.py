@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import TypeAlias
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -22,8 +23,16 @@ _LONG = tuple(0.01 * 2**step for step in range(15))
 _REQUESTS = tuple(2.0**step for step in range(11))
 _PAIRS = tuple(4.0**step for step in range(1, 12))
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
+Exemplar: TypeAlias = dict[str, str] | None
+"""Labels of the trace that an observation is an example of."""
+
 _REASONS = ("queue_full", "deadline", "cancelled", "invalid", "too_large", "quota", "unauthenticated")
 """Why a request is not computed."""
+
+
+def no_exemplar() -> Exemplar:
+    """The exemplar of what is not traced."""
+    return None
 
 
 class RpcMetrics:
@@ -34,6 +43,7 @@ class RpcMetrics:
         handled: gives the counter of calls that end with a status code.
         handling: hears how many seconds they took.
         rejected: hears why a request is turned away.
+        exemplar: tells the trace of the current call.
     """
 
     def __init__(
@@ -42,11 +52,13 @@ class RpcMetrics:
         handled: Callable[[str], Counter],
         handling: Histogram,
         rejected: Callable[[str], None],
+        exemplar: Callable[[], Exemplar],
     ) -> None:
         self._started = started
         self._handled = cache(handled)
         self._handling = handling
         self._rejected = rejected
+        self._exemplar = exemplar
 
     def started(self) -> None:
         """Counts a call that starts."""
@@ -60,13 +72,18 @@ class RpcMetrics:
     def handled(self, code: str, seconds: float) -> None:
         """Counts a call that ends with a status code."""
         self._handled(code).inc()
-        self._handling.observe(seconds)
+        self._handling.observe(seconds, self._exemplar())
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own. Observes its batcher."""
+    """All metrics of one server, in a registry of their own. Observes its batcher.
 
-    def __init__(self) -> None:
+    Args:
+        exemplar: tells the trace of the current call.
+    """
+
+    def __init__(self, exemplar: Callable[[], Exemplar] = no_exemplar) -> None:
+        self._exemplar = exemplar
         self.registry = CollectorRegistry()
         self._started = self._counter("grpc_server_started", "RPCs started.", _RPC)
         self._handled = self._counter("grpc_server_handled", "RPCs completed, by status code.", (*_RPC, "grpc_code"))
@@ -126,6 +143,7 @@ class Metrics:
             lambda code: self._handled.labels(*labels, code),
             self._handling.labels(*labels),
             self.rejected,
+            self._exemplar,
         )
 
     def asked(self, box_format: str, *losses: str) -> None:
@@ -161,8 +179,11 @@ class Metrics:
         self._kernels.labels(outcome).inc()
         self._compiling.observe(seconds)
 
-    def queued(self, seconds: float) -> None:
-        self._queue.observe(seconds)
+    def admitted(self) -> Exemplar:
+        return self._exemplar()
+
+    def queued(self, seconds: float, mark: Exemplar) -> None:
+        self._queue.observe(seconds, mark)
 
     def closed(self, reason: str, requests: int, pairs: int, forming: float) -> None:
         self._batches_of(reason).inc()
@@ -170,9 +191,9 @@ class Metrics:
         self._batch_requests.observe(requests)
         self._batch_pairs.observe(pairs)
 
-    def computed(self, copy: float, compute: float) -> None:
+    def computed(self, copy: float, compute: float, mark: Exemplar) -> None:
         self._copy.observe(copy)
-        self._compute.observe(compute)
+        self._compute.observe(compute, mark)
 
     def busy(self, seconds: float) -> None:
         self._busy.inc(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import structlog
@@ -19,9 +19,12 @@ from boxloss_server.engine import Engine, Kernels, find_device
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
-from boxloss_server.service.metrics import Metrics
+from boxloss_server.service.metrics import Metrics, no_exemplar
 from boxloss_server.service.servicer import LossServicer
 from boxloss_server.settings import Settings
+
+if TYPE_CHECKING:
+    from boxloss_server.service.tracing import Tracing
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _SMALL_PAIRS = 4096
@@ -48,7 +51,8 @@ class Server:
         self._settings = settings
         self._address = address or f"{settings.host}:{settings.port}"
         self._shares_port = shares_port
-        self._metrics = Metrics()
+        self._tracing = _tracing() if settings.tracing else None
+        self._metrics = Metrics(self._tracing.exemplar if self._tracing else no_exemplar)
         self._health = Health()
         self.registry = self._metrics.registry
         self.port = 0
@@ -83,7 +87,7 @@ class Server:
         )
         self._metrics.watch(capacity, self._batcher, device)
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
-        self._servicer = LossServicer(self._batcher, limits, self.device, self._metrics)
+        self._servicer = LossServicer(self._batcher, limits, self.device, self._metrics, self._tracing)
         self._grpc = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -91,7 +95,7 @@ class Server:
                 ("grpc.so_reuseport", int(self._shares_port)),  # Two servers must not share a port unnoticed.
             ],
         )
-        methods: Any = Methods(self._metrics)  # Takes services as a server does.
+        methods: Any = Methods(self._metrics, self._tracing)  # Takes services as a server does.
         methods.add_registered_method_handlers(_SERVICE, self._servicer.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         reflected = reflection.aio.ReflectionServicer((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME))
@@ -117,6 +121,8 @@ class Server:
         await self._grpc.stop(self._settings.shutdown_grace_s)
         await asyncio.get_running_loop().run_in_executor(None, self._batcher.shut_down)
         self._kernels.close()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
         _log.info("stopped")
 
     def _listen(self) -> int:
@@ -126,3 +132,10 @@ class Server:
             raise OSError(
                 f"cannot listen on {self._address}: in use, or not an address here; choose another --port or --host"
             ) from None
+
+
+def _tracing() -> Tracing:
+    # Its packages are an extra.
+    from boxloss_server.service.tracing import Tracing
+
+    return Tracing()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias
+from contextlib import nullcontext
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -22,6 +24,9 @@ from boxloss_server.service.decode import Limits, decode_evaluation, decode_matr
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
 from boxloss_server.service.metrics import Metrics
 
+if TYPE_CHECKING:
+    from boxloss_server.service.tracing import Tracing
+
 _STREAM_DEPTH = 4
 """Messages of one stream that are decoded and not yet answered."""
 
@@ -36,12 +41,16 @@ class LossServicer:
         limits: on a request.
         device: name of the device that computes.
         metrics: where what is asked for is counted, and how long answers take to write.
+        tracing: makes spans of messages and stages, if any.
     """
 
-    def __init__(self, batcher: Batcher, limits: Limits, device: str, metrics: Metrics) -> None:
+    def __init__(
+        self, batcher: Batcher, limits: Limits, device: str, metrics: Metrics, tracing: Tracing | None = None
+    ) -> None:
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
+        self._tracing = tracing
         self._catalogue = _catalogue(limits, device)
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -82,9 +91,10 @@ class LossServicer:
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_STREAM_DEPTH)
 
         async def read() -> None:
+            numbers = count()
             try:
                 async for request in requests:
-                    answer = asyncio.create_task(self._answer_message(request, deadline, client))
+                    answer = asyncio.create_task(self._answer_message(next(numbers), request, deadline, client))
                     try:
                         await answers.put(answer)
                     except asyncio.CancelledError:
@@ -132,13 +142,14 @@ class LossServicer:
         return self._catalogue
 
     async def _answer_message(
-        self, received: Received[loss_service_pb2.EvaluateStreamRequest], deadline: float, client: str
+        self, number: int, received: Received[loss_service_pb2.EvaluateStreamRequest], deadline: float, client: str
     ) -> bytes:
-        refuse_unknown_fields(received.message)
-        if not received.message.HasField("request"):
-            raise InvalidInputError([Violation("request", "is not set; put an EvaluateRequest into each message")])
-        request = Received(received.message.request, received.bulk)
-        return await self._answer(request, deadline, client, patient=True, wrapped=encode_in_stream)
+        with self._tracing.message(number) if self._tracing else nullcontext():
+            refuse_unknown_fields(received.message)
+            if not received.message.HasField("request"):
+                raise InvalidInputError([Violation("request", "is not set; put an EvaluateRequest into each message")])
+            request = Received(received.message.request, received.bulk)
+            return await self._answer(request, deadline, client, patient=True, wrapped=encode_in_stream)
 
     async def _answer(
         self,
@@ -158,7 +169,10 @@ class LossServicer:
     def _written(self, parts: list[Part], outcome: Outcome[Any]) -> bytes:
         """The answer that these parts make."""
         answer = b"".join(parts)
-        self._metrics.answered(time.monotonic() - outcome.ended)
+        now = time.monotonic()
+        self._metrics.answered(now - outcome.ended)
+        if self._tracing:
+            self._tracing.stages(outcome, now)
         return answer
 
 

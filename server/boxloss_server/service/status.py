@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -18,6 +18,9 @@ from boxloss.errors import (
     ServerBusyError,
     UnsupportedError,
 )
+
+if TYPE_CHECKING:
+    from boxloss_server.service.methods import Context
 
 
 class Status(NamedTuple):
@@ -47,6 +50,12 @@ def status_of(error: BoxlossError) -> Status:
     status = RpcStatus(code=code.value[0], message=str(error), details=details)
     trailers.append(("grpc-status-details-bin", status.SerializeToString()))
     return Status(code, str(error), tuple(trailers))
+
+
+def cancellation(context: Context) -> str:
+    """The code of a call that was cancelled: by its caller, or by its deadline."""
+    remaining = context.time_remaining()
+    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
 
 
 def _packed(detail: ErrorInfo | BadRequest | RetryInfo) -> Any:
