@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from boxloss.errors import DeadlineExceededError, ServerBusyError
 from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
+from boxloss_server.batching.halves import Compute, in_halves
 from boxloss_server.batching.observer import Observer
 
 Result = TypeVar("Result")
@@ -87,7 +88,8 @@ class Batcher:
     Large requests wait for a single worker thread, and share a batch with those that come until it is free.
 
     Args:
-        compute: computes the same work for a list of requests; answers in their order, with a result or an error.
+        compute: computes the same work for a list of requests; answers in their order, with a result or an error. A
+            batch for which it raises is computed in halves.
         capacity: room for the requests that wait or are computed.
         window: longest time in seconds that a round lasts.
         batch_pairs: most pairs of a batch of large requests, unless a single one has more.
@@ -97,14 +99,14 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        compute: Compute,
         capacity: Capacity,
         window: float,
         batch_pairs: int,
         small_pairs: int,
         observer: Observer,
     ) -> None:
-        self._compute = compute
+        self._compute = in_halves(compute, observer.failed)
         self._capacity = capacity
         self._window = window
         self._batch_pairs = batch_pairs
@@ -269,11 +271,8 @@ class Batcher:
         return True
 
     def _answer(self, entries: list[_Entry], started: float, compute: Callable[[], Sequence[Any]]) -> None:
-        """Hands every entry its result or error, or all of them the error that the computation ends with."""
-        try:
-            results = compute()
-        except Exception as error:
-            results = [error] * len(entries)
+        """Hands every entry its result or error."""
+        results = compute()
         seconds = time.monotonic() - started
         pairs = sum(entry.pairs for entry in entries)
         self._pairs_per_second += 0.1 * (pairs / max(seconds, 1e-6) - self._pairs_per_second)

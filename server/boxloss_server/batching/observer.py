@@ -22,5 +22,10 @@ class Observer(Protocol):
     def computed(self, seconds: float) -> None:
         """Called for each batch when it has been computed."""
 
+    def failed(self, outcome: str) -> None:
+        """Called for each computation that fails, also from another thread: of a batch, which is then "split", or of a
+        "request" alone.
+        """
+
     def rejected(self, reason: str) -> None:
         """Called for each request that is turned away: "queue_full" or "deadline"."""

@@ -59,6 +59,11 @@ class Metrics:
         self._batch_pairs = self._histogram("boxloss_batch_pairs", "Pairs in a batch.", _PAIRS)
         self._batches = self._counter("boxloss_batches", "Batches, by what closed them.", ("reason",))
         self._rejected = self._counter("boxloss_rejected", "Requests turned away while waiting.", ("reason",))
+        self._failures = self._counter(
+            "boxloss_batch_failures", "Batches that failed and were split; requests that failed alone.", ("outcome",)
+        )
+        for outcome in ("split", "request"):
+            self._failures.labels(outcome)
         self._losses = self._counter("boxloss_losses", "Requests for a loss.", ("loss",))
         self._waiting_requests = self._gauge("boxloss_waiting_requests", "Requests admitted and not yet answered.")
         self._waiting_pairs = self._gauge("boxloss_waiting_pairs", "Pairs admitted and not yet answered.")
@@ -111,6 +116,9 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()
+
+    def failed(self, outcome: str) -> None:
+        self._failures.labels(outcome).inc()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
