@@ -138,7 +138,7 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
-                _log.warning("out of memory; trying smaller tiles", pairs=pairs, error=str(error))
+                _log.warning("out of memory; trying smaller tiles", tile=pairs, error=str(error))
             self._free()  # Not in the except clause: while the error lives, so do the tensors in its frames.
         return compute(least)
 
