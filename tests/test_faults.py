@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -45,7 +47,7 @@ A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
 CIOU_OF_A_AND_B = 0.9361860890731847
 LARGE = 5000
 """Pairs of a request that the worker thread computes."""
-SOON = "--hang-timeout-s=1"
+SOON = "--hang-timeout-s=2"
 
 
 def faulty(*flags: str) -> ServerProcess:
@@ -310,7 +312,7 @@ def suspend(*processes: int) -> None:
     """Stops processes for longer than what hangs may with `SOON`, as a machine that sleeps would."""
     for process in processes:
         os.kill(process, signal.SIGSTOP)
-    time.sleep(3)  # Not for a condition: that so much time passes is the fault.
+    time.sleep(4)  # Not for a condition: that so much time passes is the fault.
     for process in processes:
         os.kill(process, signal.SIGCONT)
 
@@ -321,7 +323,7 @@ def test_a_server_that_was_suspended_goes_on() -> None:
             until_more(answers)
             suspend(server.pid)
             resumed = time.monotonic()
-            until(lambda: time.monotonic() > resumed + 1)
+            until(lambda: time.monotonic() > resumed + 2)
             until_more(answers)
         assert server.stop() == 0
 
@@ -331,7 +333,7 @@ def test_processes_that_were_suspended_go_on() -> None:
         until_more(answers)
         suspend(server.pid, *(child.pid for child in psutil.Process(server.pid).children()))
         resumed = time.monotonic()
-        until(lambda: time.monotonic() > resumed + 1)
+        until(lambda: time.monotonic() > resumed + 2)
         until_more(answers)
         assert len(events(server, "ready")) == 2
 
@@ -439,3 +441,35 @@ def test_a_wall_clock_that_jumps_disturbs_no_call(tmp_path: Path) -> None:
         assert server.stop() == 0
     first, last = (datetime.fromisoformat(server.log[place]["timestamp"]) for place in (0, -1))
     assert (last - first).days == 365
+
+
+# Descriptors
+
+
+def test_a_server_without_descriptors_serves_on_and_takes_new_connections_when_some_are_free() -> None:
+    with ServerProcess() as server, ExitStack() as stack, callers(server.address) as answers:
+        until_more(answers)
+        used = psutil.Process(server.pid).num_fds()
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used + 10, used + 10))
+        held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        until(lambda: any("File descriptor limit reached" in line.get("text", "") for line in server.log))
+        options = [("grpc.use_local_subchannel_pool", 1)]  # Else they would share one connection.
+        channels = [stack.enter_context(grpc.insecure_channel(server.address, options)) for _ in range(8)]
+        calls = [LossServiceStub(channel).Evaluate.future(request(), timeout=60) for channel in channels]
+        until_more(answers)
+        assert not any(call.done() for call in calls)
+        for connection in held:
+            connection.close()
+        assert [call.code() for call in calls] == [grpc.StatusCode.OK] * 8
+
+
+def test_a_server_takes_as_many_descriptors_as_it_may() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = ServerProcess("--processes=2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with server:
+        for pid in (server.pid, *(line["pid"] for line in events(server, "ready"))):
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import signal
 import sys
 
@@ -28,12 +30,20 @@ def main() -> None:
     except ValidationError as error:
         print(f"boxloss-server: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    _allow_descriptors()
     try:
         if settings.processes > 1:
             sys.exit(asyncio.run(Supervisor(settings).run()))
         sys.exit(uvloop.run(_serve(settings)))
     except (OSError, ValueError) as error:
         sys.exit(f"boxloss-server: {error}")
+
+
+def _allow_descriptors() -> None:
+    """Takes as many as the system lets this process have: each connection needs one, and by default 1024 are usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError):  # Where "most" is no number, as on macOS.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(settings: Settings) -> int:
