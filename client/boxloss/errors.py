@@ -87,6 +87,13 @@ class ServerBusyError(BoxlossError):
         self.retry_after = retry_after
 
 
+class OutOfMemoryError(BoxlossError, MemoryError):
+    """The server lacks the memory to compute this. Send less at once."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "OUT_OF_MEMORY"
+
+
 class DeadlineExceededError(BoxlossError, TimeoutError):
     """No answer came in time. Allow a longer timeout, or send less at once."""
 

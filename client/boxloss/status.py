@@ -12,6 +12,7 @@ from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InvalidInputError,
+    OutOfMemoryError,
     RequestTooLargeError,
     ServerBusyError,
     ServerError,
@@ -42,6 +43,8 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
     match error.code():
         case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
             return ServerBusyError(message, retry_after)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if info.reason == OutOfMemoryError.reason:
+            return OutOfMemoryError(message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses a message.
             return RequestTooLargeError(
                 [Violation(method, f"{message}; send less at once, or raise the server's --max-message-bytes")]

@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     tracing: bool = Field(
         False, description="Send traces to the OTLP receiver that OTEL_EXPORTER_OTLP_ENDPOINT names, over gRPC."
     )
+    hang_timeout_s: float = Field(
+        60.0,
+        ge=0,
+        description="Time without progress, in seconds, after which a process counts as hanging and ends with status "
+        "70, to be replaced; 0 to let it hang.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto: console on a terminal, else json."

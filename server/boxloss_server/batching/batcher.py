@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from boxloss.errors import DeadlineExceededError, ServerBusyError
 from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
+from boxloss_server.batching.halves import Compute, in_halves
 from boxloss_server.batching.observer import Observer
 
 Result = TypeVar("Result")
@@ -102,7 +103,7 @@ class Batcher:
 
     Args:
         compute: computes the same work for a list of requests; answers in their order, with a result or an error, and
-            tells how many seconds the function alone took.
+            tells how many seconds the function alone took. A batch for which it raises is computed in halves.
         capacity: room for the requests that wait or are computed.
         window: longest time in seconds that a round lasts.
         batch_pairs: most pairs of a batch of large requests, unless a single one has more.
@@ -112,14 +113,14 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[Any, Sequence[Any]], tuple[Sequence[Any], float]],
+        compute: Compute,
         capacity: Capacity,
         window: float,
         batch_pairs: int,
         small_pairs: int,
         observer: Observer,
     ) -> None:
-        self._compute = compute
+        self._compute = in_halves(compute, observer.failed)
         self._capacity = capacity
         self._window = window
         self._batch_pairs = batch_pairs
@@ -291,13 +292,8 @@ class Batcher:
         self._observer.busy(run.ended - started)
 
     def _run(self, entries: list[_Entry]) -> _Run:
-        """Computes a batch, in whichever thread. Where that fails, all its requests have the error."""
-        compute_time = 0.0
-        results: Sequence[Any]
-        try:
-            results, compute_time = self._compute(entries[0].work, [entry.request for entry in entries])
-        except Exception as error:
-            results = [error] * len(entries)
+        """Computes a batch, in whichever thread."""
+        results, compute_time = self._compute(entries[0].work, [entry.request for entry in entries])
         return _Run(results, compute_time, time.monotonic())
 
     def _wanted(self, entries: list[_Entry], reason: str, now: float) -> list[_Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -15,12 +16,13 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from boxloss.v1 import loss_service_pb2
 from boxloss_server.batching import Batcher, Capacity
-from boxloss_server.engine import Engine, Kernels, find_device
+from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
 from boxloss_server.service.metrics import Metrics, no_exemplar
 from boxloss_server.service.servicer import LossServicer
+from boxloss_server.service.watchdog import Watchdog
 from boxloss_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class Server:
         self._tracing = _tracing() if settings.tracing else None
         self._metrics = Metrics(self._tracing.exemplar if self._tracing else no_exemplar)
         self._health = Health()
+        self._watchdog = Watchdog(settings.hang_timeout_s, self._health.end)
+        self._device_lost = asyncio.Event()
         self.registry = self._metrics.registry
         self.port = 0
         self.device = ""
@@ -72,13 +76,14 @@ class Server:
         self._kernels = Kernels(
             device, settings.compile, settings.kernel_cache, settings.max_kernels, self._metrics.compiled
         )
-        engine = Engine(device, self._kernels)
-        engine.warm_up()
+        self._engine = Engine(device, self._kernels, self._watchdog.beat)
+        self._engine.warm_up()
         self.device = str(device)
         self._metrics.serves_on(self.device)
+        self._loop = asyncio.get_running_loop()
         capacity = Capacity(settings.max_waiting_pairs)
         self._batcher = Batcher(
-            engine.run,
+            self._compute,
             capacity,
             window=settings.batch_window_ms / 1000,
             batch_pairs=settings.max_batch_pairs,
@@ -105,6 +110,20 @@ class Server:
         await self._grpc.start()
         await self._health.serve("", _SERVICE)
 
+    async def run(self, asked_to_stop: asyncio.Event) -> int:
+        """Serves until asked to stop or until the device fails; then stops in order. Ends the process if it hangs.
+
+        Returns:
+            The exit status: 0 if asked to stop, 1 if the device failed and a new process is needed.
+        """
+        with self._watchdog.watching():
+            ends = [asyncio.create_task(event.wait()) for event in (asked_to_stop, self._device_lost)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+            await self.stop()
+        return int(self._device_lost.is_set())
+
     @staticmethod
     def settle() -> None:
         """Tells Python that what this process has loaded stays: looking through it for garbage would take a tenth of a
@@ -124,6 +143,18 @@ class Server:
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
         _log.info("stopped")
+
+    def _compute(self, work: Any, requests: Sequence[Any]) -> tuple[Sequence[Any], float]:
+        """Has the engine compute a batch, in whichever thread."""
+        try:
+            return self._engine.run(work, requests)
+        except DeviceLostError as error:
+            if not self._device_lost.is_set():
+                _log.error("the device failed", exc_info=error)
+            self._loop.call_soon_threadsafe(self._device_lost.set)
+            raise
+        finally:
+            self._watchdog.rest()
 
     def _listen(self) -> int:
         try:
