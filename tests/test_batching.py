@@ -24,12 +24,12 @@ class Work:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, work: Any, requests: Sequence[Any]) -> tuple[list[Any], float]:
+    def __call__(self, work: Any, requests: Sequence[Any]) -> list[Any]:
         self.gate.wait(timeout=30)
         self.batches.append((work, list(requests)))
         if "poison" in requests:
             raise RuntimeError("poisoned")
-        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests], 0.0
+        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests]
 
 
 class Ledger:
@@ -82,6 +82,7 @@ class Room:
         self.capacity = Capacity(capacity)
         self.batcher = Batcher(
             self.work,
+            time.thread_time,
             self.capacity,
             window=window,
             batch_pairs=batch_pairs,

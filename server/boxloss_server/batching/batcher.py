@@ -101,8 +101,8 @@ class Batcher:
     Large requests wait for a single worker thread, and share a batch with those that come until it is free.
 
     Args:
-        compute: computes the same work for a list of requests; answers in their order, with a result or an error, and
-            tells how many seconds the function alone took.
+        compute: computes the same work for a list of requests; answers in their order, with a result or an error.
+        clock: tells the seconds for which the function alone has run, for the thread that asks.
         capacity: room for the requests that wait or are computed.
         window: longest time in seconds that a round lasts.
         batch_pairs: most pairs of a batch of large requests, unless a single one has more.
@@ -112,7 +112,8 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[Any, Sequence[Any]], tuple[Sequence[Any], float]],
+        compute: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        clock: Callable[[], float],
         capacity: Capacity,
         window: float,
         batch_pairs: int,
@@ -120,6 +121,7 @@ class Batcher:
         observer: Observer,
     ) -> None:
         self._compute = compute
+        self._clock = clock
         self._capacity = capacity
         self._window = window
         self._batch_pairs = batch_pairs
@@ -292,13 +294,12 @@ class Batcher:
 
     def _run(self, entries: list[_Entry]) -> _Run:
         """Computes a batch, in whichever thread. Where that fails, all its requests have the error."""
-        compute_time = 0.0
-        results: Sequence[Any]
+        before = self._clock()
         try:
-            results, compute_time = self._compute(entries[0].work, [entry.request for entry in entries])
+            results = self._compute(entries[0].work, [entry.request for entry in entries])
         except Exception as error:
             results = [error] * len(entries)
-        return _Run(results, compute_time, time.monotonic())
+        return _Run(results, self._clock() - before, time.monotonic())
 
     def _wanted(self, entries: list[_Entry], reason: str, now: float) -> list[_Entry]:
         """Those entries of a batch that starts which somebody still waits for."""

@@ -16,7 +16,7 @@ from boxloss_server.engine.formats import geometry_of, unit_box
 from boxloss_server.engine.function import dtype_of
 from boxloss_server.engine.kernels import Kernels
 from boxloss_server.engine.pairs import Array, Evaluation, Grid, Matrix, Pairs, Rows, Scores
-from boxloss_server.engine.stopwatch import Stopwatch, stopwatch
+from boxloss_server.engine.stopwatch import Stopwatch
 from boxloss_server.losses import ratio, similarity
 
 _VECTOR = 64
@@ -33,11 +33,15 @@ class Engine:
     Args:
         device: where to compute.
         kernels: its compiled functions.
+
+    Attributes:
+        watch: runs while a function does, without what is copied around it.
     """
 
     def __init__(self, device: torch.device, kernels: Kernels) -> None:
         self.device = device
         self._kernels = kernels
+        self.watch = Stopwatch(device)
 
     def warm_up(self) -> None:
         """Makes ready for the first request: the common kernels, and what torch sets up when it is first used."""
@@ -50,25 +54,14 @@ class Engine:
 
     def run(
         self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]
-    ) -> tuple[Sequence[Scores | Array | InvalidInputError], float]:
-        """Computes the same work for all requests of a batch; answers in their order.
-
-        Returns:
-            The answers, and the seconds that the function alone took, without what is copied around it.
-        """
-        watch = stopwatch(self.device)
+    ) -> Sequence[Scores | Array | InvalidInputError]:
+        """Computes the same work for all requests of a batch; answers in their order."""
         if isinstance(work, Evaluation):
-            return self.evaluate(work, cast(Sequence[Pairs], requests), watch), watch.seconds
-        return [self.matrix(work, grid, watch) for grid in cast(Sequence[Grid], requests)], watch.seconds
+            return self.evaluate(work, cast(Sequence[Pairs], requests))
+        return [self.matrix(work, grid) for grid in cast(Sequence[Grid], requests)]
 
-    def evaluate(
-        self, work: Evaluation, requests: Sequence[Pairs], watch: Stopwatch | None = None
-    ) -> list[Scores | InvalidInputError]:
-        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error.
-
-        The watch, if any, runs while the function does.
-        """
-        watch = watch or stopwatch(self.device)
+    def evaluate(self, work: Evaluation, requests: Sequence[Pairs]) -> list[Scores | InvalidInputError]:
+        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error."""
         batch = Batch(work, requests)
         kernel = self._kernels.of(work)
         step = _TILE[self.device.type]
@@ -83,7 +76,7 @@ class Engine:
             )
             batch.write(tile, staging.numpy())
             planes = staging if self.device.type == "cpu" else staging.to(self.device, non_blocking=True)
-            with watch:
+            with self.watch:
                 planes = kernel(planes)
             # A GPU computes this tile while the one before is taken and the next is written.
             if computing:
@@ -93,12 +86,11 @@ class Engine:
             batch.take(computing[0], computing[1].cpu().numpy())
         return batch.answers()
 
-    def matrix(self, work: Matrix, grid: Grid, watch: Stopwatch | None = None) -> Array:
-        """Computes the metric between all rows and all columns of one request, shape (N, M); times it likewise."""
-        watch = watch or stopwatch(self.device)
+    def matrix(self, work: Matrix, grid: Grid) -> Array:
+        """Computes the metric between all rows and all columns of one request, shape (N, M)."""
         rows = self._planes(work, grid.rows, grid.masked_rows)
         columns = self._planes(work, grid.columns, grid.masked_columns)
-        with watch, torch.no_grad():
+        with self.watch, torch.no_grad():
             geometry = geometry_of(rows[:, :, None], columns[:, None, :], work.box_format, grid.squared_image_diagonal)
             metric = similarity(geometry, work.metric)
             if grid.crowd is not None:

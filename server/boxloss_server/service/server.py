@@ -79,6 +79,7 @@ class Server:
         capacity = Capacity(settings.max_waiting_pairs)
         self._batcher = Batcher(
             engine.run,
+            engine.watch.read,
             capacity,
             window=settings.batch_window_ms / 1000,
             batch_pairs=settings.max_batch_pairs,
