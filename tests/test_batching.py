@@ -25,14 +25,14 @@ class Work:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, work: Any, requests: Sequence[Any]) -> tuple[list[Any], float]:
+    def __call__(self, work: Any, requests: Sequence[Any]) -> list[Any]:
         self.gate.wait(timeout=30)
         self.batches.append((work, list(requests)))
         if "poison" in requests:
             raise RuntimeError("poisoned")
         if "lost" in requests:
             raise ServerUnavailableError("the device failed")
-        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests], 0.0
+        return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests]
 
 
 class Ledger:
@@ -86,6 +86,7 @@ class Room:
         self.capacity = Capacity(capacity)
         self.batcher = Batcher(
             self.work,
+            time.thread_time,
             self.capacity,
             window=window,
             batch_pairs=batch_pairs,

@@ -9,7 +9,7 @@ from asyncio import Future, Queue, Task, TimerHandle
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
@@ -37,6 +37,9 @@ from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
+if TYPE_CHECKING:
+    from boxloss.metrics import ClientMetrics
+
 
 class AsyncClient(Connection):
     """A connection to a boxloss server for asyncio. Share it between the tasks of one event loop; close it, or use it
@@ -48,10 +51,19 @@ class AsyncClient(Connection):
     Args:
         address: "host:port", or "unix:/path/of/socket".
         timeout: seconds that a call may take, unless it says otherwise.
+        metrics: `boxloss.metrics.ClientMetrics` to count calls in.
+        tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
-        super().__init__(address, timeout=timeout)
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        metrics: ClientMetrics | None = None,
+        tracing: bool = False,
+    ) -> None:
+        super().__init__(address, timeout=timeout, metrics=metrics, tracing=tracing)
         self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = Stub(self._channel)
         self._sendings: dict[Task[Answer], list[_Call]] = {}
@@ -72,7 +84,8 @@ class AsyncClient(Connection):
 
     async def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        self._server = server_info(await self._call("ListLosses", b"", self._deadline(timeout)))
+        with self._watched("ListLosses"):
+            self._server = server_info(await self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
     async def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
@@ -100,7 +113,8 @@ class AsyncClient(Connection):
         """Evaluates a loss over pairs of boxes."""
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
-        return (await self._evaluate(question, timeout))[0]
+        with self._watched("Evaluate"):
+            return (await self._evaluate(question, timeout))[0]
 
     async def compare(
         self,
@@ -123,7 +137,8 @@ class AsyncClient(Connection):
         """Evaluates several losses over the same pairs."""
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, losses, options, reduction, weights, crowd)
-        return await self._evaluate(question, timeout)
+        with self._watched("Evaluate"):
+            return await self._evaluate(question, timeout)
 
     async def evaluate_stream(
         self,
@@ -152,31 +167,35 @@ class AsyncClient(Connection):
             connection = connection or _Stream(self, stream.unanswered, deadline)
             try:
                 return await connection.read()
-            except BoxlossError:
-                connection.close()
+            except BoxlossError as error:
+                connection.close(error)
                 connection = None
                 raise
 
         source = _iterator(batches)
-        try:
-            while True:
-                while not (fault or stream.full) and (batch := await anext(source, None)) is not None:
-                    try:
-                        messages = stream.ask(batch)
-                    except InvalidInputError as error:
-                        fault = error  # To be raised when the batches before it are answered.
-                    else:
-                        if connection:
-                            connection.write(messages)
-                if not stream.unanswered:
-                    if fault:
-                        raise fault
-                    return
-                if result := stream.answer(await AsyncRetrying(**policy(self.timeout))(read)):
-                    yield result
-        finally:
-            if connection:
-                connection.close()
+        retried = self._retried("EvaluateStream")
+        with self._watched("EvaluateStream"):
+            try:
+                while True:
+                    while not (fault or stream.full) and (batch := await anext(source, None)) is not None:
+                        try:
+                            messages = stream.ask(batch)
+                        except InvalidInputError as error:
+                            fault = error  # To be raised when the batches before it are answered.
+                        else:
+                            if self._metrics:
+                                self._metrics.sent(len(messages))
+                            if connection:
+                                connection.write(messages)
+                    if not stream.unanswered:
+                        if fault:
+                            raise fault
+                        return
+                    if result := stream.answer(await AsyncRetrying(**policy(self.timeout), before_sleep=retried)(read)):
+                        yield result
+            finally:
+                if connection:
+                    connection.close()
 
     async def pairwise_iou(
         self,
@@ -192,8 +211,9 @@ class AsyncClient(Connection):
     ) -> Array:
         """Computes an IoU metric between all boxes of two sets."""
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
-        return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
+        with self._watched("PairwiseIou"):
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
+            return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
 
     async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
@@ -206,6 +226,7 @@ class AsyncClient(Connection):
 
     async def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
+        call.caller = self._caller()
         if lane.enter(call):
             try:
                 return await self._send(lane, [call])
@@ -220,8 +241,12 @@ class AsyncClient(Connection):
 
     async def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
         message = Message(lane, calls)
+        callers = [call.caller for call in calls] if self._tracing else ()
+        if self._metrics:
+            self._metrics.coalesced(len(calls))
         try:
-            return Answer(lane.kind, await self._call("Evaluate", message.request(), message.deadline))
+            response = await self._call("Evaluate", message.request(), message.deadline, callers=callers)
+            return Answer(lane.kind, response)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -272,11 +297,19 @@ class AsyncClient(Connection):
         """What the server offers, asked once."""
         return self._server or await self.info(timeout=None if deadline is None else deadline - time.monotonic())
 
-    async def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
+    async def _call(
+        self,
+        method: str,
+        request: Any,
+        deadline: float,
+        names: Mapping[str, str] = NO_NAMES,
+        callers: Sequence[Any] = (),
+    ) -> Any:
         async def attempt() -> Any:
             self._check_open()
             try:
-                response = await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                timeout = max(deadline - time.monotonic(), 0)
+                response = await getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not (task and task.cancelling()):  # Not the caller's own wish: closing the channel does so too.
@@ -287,7 +320,9 @@ class AsyncClient(Connection):
             self._trouble = None
             return response
 
-        return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
+        with self._sending(method, callers) as headers:
+            retrying = AsyncRetrying(**policy(deadline - time.monotonic()), before_sleep=self._retried(method))
+            return await retrying(attempt)
 
 
 class _Call(Call):
@@ -351,8 +386,10 @@ class _Stream:
         self._client = client
         self._outbox: Queue[bytes | None] = Queue()
         self.write(messages)
+        self._span = client._tracing.Span("EvaluateStream") if client._tracing else None
+        headers = self._span.headers if self._span else None
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout)
+        self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout, metadata=headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -368,7 +405,9 @@ class _Stream:
         self._client._trouble = None
         return response
 
-    def close(self) -> None:
+    def close(self, error: BoxlossError | None = None) -> None:
+        if self._span:
+            self._span.end(error)
         self._outbox.put_nowait(None)
         self._call.cancel()
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from numpy.typing import ArrayLike
@@ -34,6 +34,9 @@ from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
+if TYPE_CHECKING:
+    from boxloss.metrics import ClientMetrics
+
 
 class Client(Connection):
     """A connection to a boxloss server. Safe to share between threads; close it, or use it in a `with` statement.
@@ -45,10 +48,19 @@ class Client(Connection):
     Args:
         address: "host:port", or "unix:/path/of/socket".
         timeout: seconds that a call may take, unless it says otherwise.
+        metrics: `boxloss.metrics.ClientMetrics` to count calls in.
+        tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
-        super().__init__(address, timeout=timeout)
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        metrics: ClientMetrics | None = None,
+        tracing: bool = False,
+    ) -> None:
+        super().__init__(address, timeout=timeout, metrics=metrics, tracing=tracing)
         self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = Stub(self._channel)
         self._lock = threading.Lock()
@@ -68,7 +80,8 @@ class Client(Connection):
 
     def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        self._server = server_info(self._call("ListLosses", b"", self._deadline(timeout)))
+        with self._watched("ListLosses"):
+            self._server = server_info(self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
     def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
@@ -123,7 +136,8 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
-        return self._evaluate(question, timeout)[0]
+        with self._watched("Evaluate"):
+            return self._evaluate(question, timeout)[0]
 
     def compare(
         self,
@@ -149,7 +163,8 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, losses, options, reduction, weights, crowd)
-        return self._evaluate(question, timeout)
+        with self._watched("Evaluate"):
+            return self._evaluate(question, timeout)
 
     def evaluate_stream(
         self,
@@ -194,31 +209,35 @@ class Client(Connection):
             connection = connection or _Stream(self, stream.unanswered, deadline)
             try:
                 return connection.read()
-            except BoxlossError:
-                connection.close()
+            except BoxlossError as error:
+                connection.close(error)
                 connection = None
                 raise
 
         source = iter(batches)
-        try:
-            while True:
-                while not (fault or stream.full) and (batch := next(source, None)) is not None:
-                    try:
-                        messages = stream.ask(batch)
-                    except InvalidInputError as error:
-                        fault = error  # To be raised when the batches before it are answered.
-                    else:
-                        if connection:
-                            connection.write(messages)
-                if not stream.unanswered:
-                    if fault:
-                        raise fault
-                    return
-                if result := stream.answer(Retrying(**policy(self.timeout))(read)):
-                    yield result
-        finally:
-            if connection:
-                connection.close()
+        retried = self._retried("EvaluateStream")
+        with self._watched("EvaluateStream"):
+            try:
+                while True:
+                    while not (fault or stream.full) and (batch := next(source, None)) is not None:
+                        try:
+                            messages = stream.ask(batch)
+                        except InvalidInputError as error:
+                            fault = error  # To be raised when the batches before it are answered.
+                        else:
+                            if self._metrics:
+                                self._metrics.sent(len(messages))
+                            if connection:
+                                connection.write(messages)
+                    if not stream.unanswered:
+                        if fault:
+                            raise fault
+                        return
+                    if result := stream.answer(Retrying(**policy(self.timeout), before_sleep=retried)(read)):
+                        yield result
+            finally:
+                if connection:
+                    connection.close()
 
     def pairwise_iou(
         self,
@@ -253,8 +272,9 @@ class Client(Connection):
             BoxlossError: as `evaluate`.
         """
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
-        return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
+        with self._watched("PairwiseIou"):
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
+            return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
 
     def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
@@ -267,6 +287,7 @@ class Client(Connection):
 
     def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
+        call.caller = self._caller()
         with self._lock:
             leads = lane.enter(call)
         outcome = Word.LEAD if leads else self._wait(lane, call)
@@ -280,8 +301,12 @@ class Client(Connection):
 
     def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
         message = Message(lane, calls)
+        callers = [call.caller for call in calls] if self._tracing else ()
+        if self._metrics:
+            self._metrics.coalesced(len(calls))
         try:
-            return Answer(lane.kind, self._call("Evaluate", message.request(), message.deadline))
+            response = self._call("Evaluate", message.request(), message.deadline, callers=callers)
+            return Answer(lane.kind, response)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -337,18 +362,28 @@ class Client(Connection):
         """What the server offers, asked once."""
         return self._server or self.info(timeout=None if deadline is None else deadline - time.monotonic())
 
-    def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
+    def _call(
+        self,
+        method: str,
+        request: Any,
+        deadline: float,
+        names: Mapping[str, str] = NO_NAMES,
+        callers: Sequence[Any] = (),
+    ) -> Any:
         def attempt() -> Any:
             self._check_open()
             try:
-                response = getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                timeout = max(deadline - time.monotonic(), 0)
+                response = getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
             except grpc.RpcError as error:
                 self._check_open()
                 raise self._translated(error, method, names) from None
             self._trouble = None
             return response
 
-        return Retrying(**policy(deadline - time.monotonic()))(attempt)
+        with self._sending(method, callers) as headers:
+            retrying = Retrying(**policy(deadline - time.monotonic()), before_sleep=self._retried(method))
+            return retrying(attempt)
 
 
 class _Call(Call):
@@ -373,8 +408,10 @@ class _Stream:
         self._client = client
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.write(messages)
+        self._span = client._tracing.Span("EvaluateStream") if client._tracing else None
+        headers = self._span.headers if self._span else None
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout)
+        self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout, metadata=headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -390,6 +427,8 @@ class _Stream:
         self._client._trouble = None
         return response
 
-    def close(self) -> None:
+    def close(self, error: BoxlossError | None = None) -> None:
+        if self._span:
+            self._span.end(error)
         self._outbox.put(None)
         self._call.cancel()

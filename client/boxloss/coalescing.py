@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -71,6 +71,8 @@ class Call:
         self.weights = b"" if question.weights is None else packed(question.weights)
         self.pairs = question.pairs
         self.start = 0
+        self.caller: Any = None
+        """Context of the caller's trace, if it is traced."""
 
 
 AnyCall = TypeVar("AnyCall", bound=Call)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from tenacity import RetryCallState
 
 from boxloss.coalescing import CALL_PAIRS, LANES, Lane
 from boxloss.errors import (
@@ -22,6 +24,11 @@ from boxloss.exchange import NO_NAMES, Question
 from boxloss.results import ServerInfo
 from boxloss.status import error_of
 
+if TYPE_CHECKING:
+    from boxloss.metrics import ClientMetrics
+
+_UNWATCHED: AbstractContextManager[Any] = nullcontext()
+
 
 class Connection:
     """Base of the clients.
@@ -29,11 +36,25 @@ class Connection:
     Args:
         address: "host:port", or "unix:/path/of/socket".
         timeout: seconds that a call may take, unless it says otherwise.
+        metrics: where calls are counted, if anywhere.
+        tracing: whether messages carry the caller's trace, and have a span.
+
+    Raises:
+        BoxlossError: OpenTelemetry is not installed, which tracing needs.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        metrics: ClientMetrics | None = None,
+        tracing: bool = False,
+    ) -> None:
         self.address = address
         self.timeout = timeout
+        self._metrics = metrics
+        self._tracing: Any = _tracing() if tracing else None
         self._server: ServerInfo | None = None
         self._closed = False
         self._lanes: Callable[..., Lane[Any]] = lru_cache(LANES)(Lane)
@@ -70,7 +91,38 @@ class Connection:
             f"{self.address} did not answer Evaluate in time; allow a longer timeout, or send less at once"
         )
 
+    def _watched(self, method: str) -> AbstractContextManager[None]:
+        """Counts and times a call that is made within."""
+        return self._metrics.call(method) if self._metrics else _UNWATCHED
+
+    def _sending(self, method: str, callers: Sequence[Any] = ()) -> AbstractContextManager[Any]:
+        """Counts and traces a message that is sent and answered within; gives its metadata, if it needs any.
+
+        Args:
+            method: name of the RPC.
+            callers: contexts of those who ask, as `_caller` gives them; of none, the current one.
+        """
+        if self._metrics:
+            self._metrics.sent()
+        return self._tracing.traced(method, callers) if self._tracing else _UNWATCHED
+
+    def _caller(self) -> Any:
+        """The context of the current caller's trace; None unless traced."""
+        return self._tracing.current() if self._tracing else None
+
+    def _retried(self, method: str) -> Callable[[RetryCallState], None] | None:
+        """What hears of retries, as tenacity's `before_sleep`."""
+        return partial(self._metrics.retried, method) if self._metrics else None
+
     def _check_open(self) -> None:
         """Raises where the client has been closed."""
         if self._closed:
             raise BoxlossError("this client is closed; create another")
+
+
+def _tracing() -> Any:
+    try:
+        from boxloss import tracing
+    except ImportError as error:
+        raise BoxlossError(f"tracing needs opentelemetry-api ({error}): pip install 'boxloss[tracing]'") from error
+    return tracing

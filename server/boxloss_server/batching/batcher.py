@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -102,8 +102,9 @@ class Batcher:
     Large requests wait for a single worker thread, and share a batch with those that come until it is free.
 
     Args:
-        compute: computes the same work for a list of requests; answers in their order, with a result or an error, and
-            tells how many seconds the function alone took. A batch for which it raises is computed in halves.
+        compute: computes the same work for a list of requests; answers in their order, with a result or an error. A
+            batch for which it raises is computed in halves.
+        clock: tells the seconds for which the function alone has run, for the thread that asks.
         capacity: room for the requests that wait or are computed.
         window: longest time in seconds that a round lasts.
         batch_pairs: most pairs of a batch of large requests, unless a single one has more.
@@ -114,6 +115,7 @@ class Batcher:
     def __init__(
         self,
         compute: Compute,
+        clock: Callable[[], float],
         capacity: Capacity,
         window: float,
         batch_pairs: int,
@@ -121,6 +123,7 @@ class Batcher:
         observer: Observer,
     ) -> None:
         self._compute = in_halves(compute, observer.failed)
+        self._clock = clock
         self._capacity = capacity
         self._window = window
         self._batch_pairs = batch_pairs
@@ -293,8 +296,9 @@ class Batcher:
 
     def _run(self, entries: list[_Entry]) -> _Run:
         """Computes a batch, in whichever thread."""
-        results, compute_time = self._compute(entries[0].work, [entry.request for entry in entries])
-        return _Run(results, compute_time, time.monotonic())
+        before = self._clock()
+        results = self._compute(entries[0].work, [entry.request for entry in entries])
+        return _Run(results, self._clock() - before, time.monotonic())
 
     def _wanted(self, entries: list[_Entry], reason: str, now: float) -> list[_Entry]:
         """Those entries of a batch that starts which somebody still waits for."""

@@ -9,9 +9,8 @@ import structlog
 
 from boxloss.errors import ServerUnavailableError
 
-Compute: TypeAlias = Callable[[Any, Sequence[Any]], tuple[Sequence[Any], float]]
-"""Computes the same work for a list of requests; answers in their order, with a result or an error, and tells how many
-seconds the function alone took."""
+Compute: TypeAlias = Callable[[Any, Sequence[Any]], Sequence[Any]]
+"""Computes the same work for a list of requests; answers in their order, with a result or an error."""
 
 _log = structlog.get_logger()
 
@@ -27,20 +26,19 @@ def in_halves(compute: Compute, failed: Callable[[str], None]) -> Compute:
         failed: hears of each failure: "split" of a batch, "request" of a request alone.
     """
 
-    def computed(work: Any, requests: Sequence[Any]) -> tuple[Sequence[Any], float]:
+    def computed(work: Any, requests: Sequence[Any]) -> Sequence[Any]:
         try:
             return compute(work, requests)
         except ServerUnavailableError as error:
-            return [error] * len(requests), 0.0
+            return [error] * len(requests)
         except Exception as error:
             if len(requests) == 1:
                 failed("request")
-                return [error], 0.0
+                return [error]
             _log.warning("a batch failed and is split", requests=len(requests), error=repr(error))
         # Not in the except clause: while the error lives, so does the memory that its frames hold.
         failed("split")
         middle = len(requests) // 2
-        first, second = computed(work, requests[:middle]), computed(work, requests[middle:])
-        return [*first[0], *second[0]], first[1] + second[1]
+        return [*computed(work, requests[:middle]), *computed(work, requests[middle:])]
 
     return computed

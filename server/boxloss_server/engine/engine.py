@@ -19,7 +19,7 @@ from boxloss_server.engine.formats import geometry_of, unit_box
 from boxloss_server.engine.function import dtype_of
 from boxloss_server.engine.kernels import Kernel, Kernels
 from boxloss_server.engine.pairs import Array, Evaluation, Grid, Matrix, Pairs, Rows, Scores
-from boxloss_server.engine.stopwatch import Stopwatch, stopwatch
+from boxloss_server.engine.stopwatch import Stopwatch
 from boxloss_server.losses import ratio, similarity
 
 _VECTOR = 64
@@ -42,12 +42,16 @@ class Engine:
         device: where to compute.
         kernels: its compiled functions.
         progressed: called at each step that takes its time, from the thread that computes.
+
+    Attributes:
+        watch: runs while a function does, without what is copied around it.
     """
 
     def __init__(self, device: torch.device, kernels: Kernels, progressed: Callable[[], None] = lambda: None) -> None:
         self.device = device
         self._kernels = kernels
         self._progressed = progressed
+        self.watch = Stopwatch(device)
 
     def warm_up(self) -> None:
         """Makes ready for the first request: the common kernels, and what torch sets up when it is first used."""
@@ -60,21 +64,17 @@ class Engine:
 
     def run(
         self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]
-    ) -> tuple[Sequence[Scores | Array | InvalidInputError], float]:
+    ) -> Sequence[Scores | Array | InvalidInputError]:
         """Computes the same work for all requests of a batch; answers in their order.
-
-        Returns:
-            The answers, and the seconds that the function alone took, without what is copied around it.
 
         Raises:
             OutOfMemoryError: they need more memory than there is.
             DeviceLostError: the device failed, and will again.
         """
-        watch = stopwatch(self.device)
         try:
             if isinstance(work, Evaluation):
-                return self.evaluate(work, cast(Sequence[Pairs], requests), watch), watch.seconds
-            return [self.matrix(work, grid, watch) for grid in cast(Sequence[Grid], requests)], watch.seconds
+                return self.evaluate(work, cast(Sequence[Pairs], requests))
+            return [self.matrix(work, grid) for grid in cast(Sequence[Grid], requests)]
         except (RuntimeError, MemoryError) as error:
             if loses_device(error):
                 raise DeviceLostError(f"the device {self.device} failed; ask another server, or later") from error
@@ -83,20 +83,14 @@ class Engine:
         self._free()
         raise OutOfMemoryError("the server lacks the memory to compute this; send less at once")
 
-    def evaluate(
-        self, work: Evaluation, requests: Sequence[Pairs], watch: Stopwatch | None = None
-    ) -> list[Scores | InvalidInputError]:
-        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error.
-
-        The watch, if any, runs while the function does.
-        """
-        watch = watch or stopwatch(self.device)
+    def evaluate(self, work: Evaluation, requests: Sequence[Pairs]) -> list[Scores | InvalidInputError]:
+        """Evaluates losses and gradients over the pairs of all requests; those with invalid boxes get their error."""
         batch = Batch(work, requests)
         kernel = self._kernels.of(work)
-        self._in_tiles(partial(self._evaluate, kernel, batch, dtype_of(work), watch))
+        self._in_tiles(partial(self._evaluate, kernel, batch, dtype_of(work)))
         return batch.answers()
 
-    def _evaluate(self, kernel: Kernel, batch: Batch, dtype: torch.dtype, watch: Stopwatch, step: int) -> None:
+    def _evaluate(self, kernel: Kernel, batch: Batch, dtype: torch.dtype, step: int) -> None:
         computing: tuple[slice, Tensor] | None = None
         for start in range(0, len(batch) or 1, step):
             self._progressed()
@@ -109,7 +103,7 @@ class Engine:
             )
             batch.write(tile, staging.numpy())
             planes = staging if self.device.type == "cpu" else staging.to(self.device, non_blocking=True)
-            with watch:
+            with self.watch:
                 planes = kernel(planes)
             # A GPU computes this tile while the one before is taken and the next is written.
             if computing:
@@ -118,9 +112,8 @@ class Engine:
         if computing:
             batch.take(computing[0], computing[1].cpu().numpy())
 
-    def matrix(self, work: Matrix, grid: Grid, watch: Stopwatch | None = None) -> Array:
-        """Computes the metric between all rows and all columns of one request, shape (N, M); times it likewise."""
-        watch = watch or stopwatch(self.device)
+    def matrix(self, work: Matrix, grid: Grid) -> Array:
+        """Computes the metric between all rows and all columns of one request, shape (N, M)."""
         rows = self._planes(work, grid.rows, grid.masked_rows)
         columns = self._planes(work, grid.columns, grid.masked_columns)
         crowd = None if grid.crowd is None else torch.from_numpy(grid.crowd).to(self.device)
@@ -132,7 +125,7 @@ class Engine:
         @torch.no_grad()
         def band(some: Tensor) -> Tensor:
             self._progressed()
-            with watch:
+            with self.watch:
                 geometry = geometry_of(
                     some[:, :, None], columns[:, None, :], work.box_format, grid.squared_image_diagonal
                 )

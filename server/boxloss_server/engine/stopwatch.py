@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Protocol
+from contextlib import suppress
 
 import torch
 
 
-class Stopwatch(Protocol):
-    """Adds up the time within its `with` statements, for one batch."""
+class Stopwatch(threading.local):
+    """A clock that runs while the device computes for the thread that asks: within `with` statements.
 
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
+    A GPU computes later than it is told to: it notes the times itself.
 
-    @property
-    def seconds(self) -> float:
-        """The time so far. What was computed within must be over."""
+    Args:
+        device: what computes.
+    """
 
-
-def stopwatch(device: torch.device) -> Stopwatch:
-    """A stopwatch for a batch on a device."""
-    return _CudaStopwatch() if device.type == "cuda" else _Stopwatch()
-
-
-class _Stopwatch:
-    """For a device that has computed when the call returns."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._notes: list[torch.cuda.Event] = []
         self._started = 0.0
+        self._seconds = 0.0
 
     def __enter__(self) -> None:
+        if self._on_gpu:
+            self._note()
         self._started = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._started
+        if self._on_gpu:
+            self._note()
+        else:
+            self._seconds += time.perf_counter() - self._started
 
-
-class _CudaStopwatch:
-    """For a GPU, which computes later than it is told to: it notes the times itself."""
-
-    def __init__(self) -> None:
-        self._events: list[torch.cuda.Event] = []
-
-    def __enter__(self) -> None:
-        self._note()
-
-    def __exit__(self, *_: object) -> None:
-        self._note()
-
-    @property
-    def seconds(self) -> float:
-        starts, ends = self._events[::2], self._events[1::2]
-        milliseconds: float = sum(start.elapsed_time(end) for start, end in zip(starts, ends, strict=True))
-        return milliseconds / 1e3
+    def read(self) -> float:
+        """The seconds so far. Waits until what was computed is there."""
+        notes, self._notes = self._notes, []
+        with suppress(RuntimeError):  # A device that has failed tells no times.
+            for start, end in zip(notes[::2], notes[1::2], strict=True):
+                end.synchronize()
+                self._seconds += start.elapsed_time(end) / 1e3
+        return self._seconds
 
     def _note(self) -> None:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
-        self._events.append(event)
+        self._notes.append(event)

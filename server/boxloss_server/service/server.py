@@ -84,6 +84,7 @@ class Server:
         capacity = Capacity(settings.max_waiting_pairs)
         self._batcher = Batcher(
             self._compute,
+            self._engine.watch.read,
             capacity,
             window=settings.batch_window_ms / 1000,
             batch_pairs=settings.max_batch_pairs,
@@ -144,7 +145,7 @@ class Server:
             await asyncio.to_thread(self._tracing.close)
         _log.info("stopped")
 
-    def _compute(self, work: Any, requests: Sequence[Any]) -> tuple[Sequence[Any], float]:
+    def _compute(self, work: Any, requests: Sequence[Any]) -> Sequence[Any]:
         """Has the engine compute a batch, in whichever thread."""
         try:
             return self._engine.run(work, requests)
