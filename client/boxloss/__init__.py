@@ -8,15 +8,18 @@
 
 from boxloss.aio import AsyncClient
 from boxloss.client import Client
+from boxloss.credentials import Tls
 from boxloss.embedded import embedded
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InvalidInputError,
+    QuotaExceededError,
     RequestTooLargeError,
     ServerBusyError,
     ServerError,
     ServerUnavailableError,
+    UnauthenticatedError,
     UnsupportedError,
     Violation,
 )
@@ -90,6 +93,7 @@ __all__ = [
     "PIoUv2",
     "ParameterInfo",
     "ProbIoU",
+    "QuotaExceededError",
     "RequestTooLargeError",
     "SIoU",
     "ServerBusyError",
@@ -98,6 +102,8 @@ __all__ = [
     "ServerUnavailableError",
     "ShapeIoU",
     "SmoothL1",
+    "Tls",
+    "UnauthenticatedError",
     "UnsupportedError",
     "Violation",
     "WIoU",

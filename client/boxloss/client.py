@@ -16,6 +16,7 @@ from tenacity import Retrying
 from boxloss.arrays import Array, Boxes
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
+from boxloss.credentials import Tls, metadata, open_channel
 from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
 from boxloss.exchange import (
     NO_NAMES,
@@ -29,7 +30,7 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
-from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.retry import policy
 from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
@@ -45,12 +46,26 @@ class Client(Connection):
     Args:
         address: "host:port", or "unix:/path/of/socket".
         timeout: seconds that a call may take, unless it says otherwise.
+        tls: TLS, for a server that has it.
+        token: for a server that asks for one. It is sent with every call, over TLS or to this computer only.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
+        ValueError: one is wrong, or the token would travel without TLS.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
         super().__init__(address, timeout=timeout)
-        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub = Stub(self._channel)
+        headers = metadata(token)
+        self._channel = open_channel(grpc, address, tls, token)
+        self._stub = Stub(self._channel, headers)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:

@@ -87,6 +87,19 @@ class ServerBusyError(BoxlossError):
         self.retry_after = retry_after
 
 
+class QuotaExceededError(ServerBusyError):
+    """This client has used up its quota; others are served. Retry after `retry_after` seconds, or ask for more."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class UnauthenticatedError(BoxlossError):
+    """The server asks for a token, and the call had none that it knows. Give the client one that the server lists."""
+
+    code = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
 class DeadlineExceededError(BoxlossError, TimeoutError):
     """No answer came in time. Allow a longer timeout, or send less at once."""
 

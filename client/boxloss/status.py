@@ -12,10 +12,12 @@ from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InvalidInputError,
+    QuotaExceededError,
     RequestTooLargeError,
     ServerBusyError,
     ServerError,
     ServerUnavailableError,
+    UnauthenticatedError,
     UnsupportedError,
     Violation,
 )
@@ -40,7 +42,13 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
     if info.reason in _BY_REASON and violations:
         return _BY_REASON[info.reason](violations)
     match error.code():
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return UnauthenticatedError(
+                f"{address} refuses {method} ({message}); give the client a token= that it knows"
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
+            if info.reason == QuotaExceededError.reason:
+                return QuotaExceededError(message, retry_after)
             return ServerBusyError(message, retry_after)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses a message.
             return RequestTooLargeError(

@@ -23,4 +23,4 @@ class Observer(Protocol):
         """Called for each batch when it has been computed."""
 
     def rejected(self, reason: str) -> None:
-        """Called for each request that is turned away: "queue_full" or "deadline"."""
+        """Called for each request that is turned away: "queue_full", "deadline" or "quota"."""

@@ -16,7 +16,8 @@ from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
-from boxloss_server.batching import Batcher
+from boxloss_server.batching import Batcher, Quotas
+from boxloss_server.service.access import Access
 from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
@@ -36,12 +37,16 @@ class LossServicer:
         limits: on a request.
         device: name of the device that computes.
         metrics: where the losses asked for are counted.
+        access: tells the callers apart.
     """
 
-    def __init__(self, batcher: Batcher, limits: Limits, device: str, metrics: Metrics) -> None:
+    def __init__(
+        self, batcher: Batcher | Quotas, limits: Limits, device: str, metrics: Metrics, access: Access
+    ) -> None:
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
+        self._access = access
         self._catalogue = _catalogue(limits, device)
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -73,12 +78,12 @@ class LossServicer:
             reading.cancel()
 
     async def _evaluate(self, request: Received[loss_service_pb2.EvaluateRequest], context: Context) -> list[Part]:
-        return await self._answer(request, _deadline(context), context.peer())
+        return await self._answer(request, _deadline(context), self._access.client(context))
 
     async def _evaluate_stream(
         self, requests: AsyncIterator[Received[loss_service_pb2.EvaluateStreamRequest]], context: Context
     ) -> AsyncIterator[list[Part]]:
-        deadline, client = _deadline(context), context.peer()
+        deadline, client = _deadline(context), self._access.client(context)
         answers: asyncio.Queue[asyncio.Task[list[Part]] | None] = asyncio.Queue(_STREAM_DEPTH)
 
         async def read() -> None:
@@ -122,7 +127,7 @@ class LossServicer:
     ) -> list[Part]:
         work, grid = decode_matrix(request, self._limits)
         pairs = len(grid.rows) * len(grid.columns)
-        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), context.peer())
+        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), self._access.client(context))
         return encode_matrix(request.message, grid, outcome)
 
     async def _list_losses(
