@@ -87,7 +87,7 @@ def open_channel(stack: Any, address: str, tls: Tls | None, token: str | None) -
     if token is None:
         return stack.insecure_channel(address, CHANNEL_OPTIONS)
     if not _stays_here(address):
-        raise ValueError(f"without TLS, others in the network could read the token sent to {address}; give tls=Tls()")
+        raise ValueError(f"without TLS, others in the network could read the token sent to {address}; turn TLS on")
     return stack.insecure_channel(address, [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)])
 
 

@@ -108,7 +108,7 @@ class DeadlineExceededError(BoxlossError, TimeoutError):
 
 
 class ServerUnavailableError(BoxlossError, ConnectionError):
-    """No server answers at the address. Start one, or correct the address."""
+    """No server answers at the address. Start one, or correct the address or the TLS to it."""
 
     code = "UNAVAILABLE"
     reason = "UNAVAILABLE"

@@ -67,7 +67,7 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
-                "or correct the address"
+                "or correct the address or the TLS to it"
             )
         case code:
             return ServerError(f"{address} failed to answer {method} ({code.name}: {message})")
