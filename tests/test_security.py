@@ -35,8 +35,9 @@ from boxloss_server.service.certificates import Certificates
 from boxloss_server.service.tokens import Tokens
 from boxloss_server.settings import Settings
 from tests.certificates import HERE, Authority, Pair
-from tests.servers import ServerProcess
+from tests.servers import ServerProcess, free_port
 
+ROOT = Path(__file__).parent.parent
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
 CIOU_OF_A_AND_B = 0.9361860890731847
 TOKENS = {name: f"{name}-{'0123456789abcdef' * 2}" for name in ("alice", "bob", "greedy", "modest", "reader")}
@@ -261,6 +262,19 @@ def test_processes_share_certificates_and_tokens(authority: Authority, folder: P
             with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
                 stub.Evaluate(request_of(1), metadata=bearer(TOKENS["alice"]), timeout=30)
         assert rejected(server, "unauthenticated") == 32
+
+
+@pytest.mark.parametrize("name", ["guarded", "club"])
+def test_the_image_finds_a_server_with_tls_healthy(name: str, request: pytest.FixtureRequest) -> None:
+    server: ServerProcess = request.getfixturevalue(name)
+    variables = {"BOXLOSS_PORT": str(server.port), "BOXLOSS_TLS_CERTIFICATE": "of the server"}
+    if name == "club":
+        variables["BOXLOSS_TLS_CLIENT_CA"] = "of the callers"
+    check = [sys.executable, str(ROOT / "deploy/healthcheck.py")]
+    subprocess.run(check, env=os.environ | variables, check=True)
+    dead = subprocess.run(check, env=os.environ | variables | {"BOXLOSS_PORT": str(free_port())}, capture_output=True)
+    assert dead.returncode == 1
+    assert b"Connection refused" in dead.stderr
 
 
 # Mutual TLS
