@@ -8,16 +8,19 @@
 
 from boxloss.aio import AsyncClient
 from boxloss.client import Client
+from boxloss.credentials import Tls
 from boxloss.embedded import embedded
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InvalidInputError,
     OutOfMemoryError,
+    QuotaExceededError,
     RequestTooLargeError,
     ServerBusyError,
     ServerError,
     ServerUnavailableError,
+    UnauthenticatedError,
     UnsupportedError,
     Violation,
 )
@@ -92,6 +95,7 @@ __all__ = [
     "PIoUv2",
     "ParameterInfo",
     "ProbIoU",
+    "QuotaExceededError",
     "RequestTooLargeError",
     "SIoU",
     "ServerBusyError",
@@ -100,6 +104,8 @@ __all__ = [
     "ServerUnavailableError",
     "ShapeIoU",
     "SmoothL1",
+    "Tls",
+    "UnauthenticatedError",
     "UnsupportedError",
     "Violation",
     "WIoU",

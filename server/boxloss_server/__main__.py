@@ -13,6 +13,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from boxloss_server.exposure import warn_of_exposure
 from boxloss_server.logs import configure_logs
 from boxloss_server.processes import Supervisor, serve_metrics
 from boxloss_server.settings import Settings, explain
@@ -56,6 +57,7 @@ async def _serve(settings: Settings) -> int:
     from boxloss_server.service import Server
 
     configure_logs(settings.log_level, settings.log_format)
+    warn_of_exposure(settings)
     server = Server(settings)
     serve_metrics(server.registry, settings.metrics_host, settings.metrics_port)
     await server.start()

@@ -36,4 +36,4 @@ class Observer(Protocol):
         """
 
     def rejected(self, reason: str) -> None:
-        """Called for each request that is not computed: "queue_full", "deadline" or "cancelled"."""
+        """Called for each request that is not computed: "queue_full", "deadline", "cancelled" or "quota"."""

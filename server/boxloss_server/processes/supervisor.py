@@ -14,6 +14,7 @@ from typing import Self
 import structlog
 from prometheus_client import CollectorRegistry
 
+from boxloss_server.exposure import warn_of_exposure
 from boxloss_server.logs import configure_logs
 from boxloss_server.processes.endpoint import serve_metrics
 from boxloss_server.processes.messages import BEAT, Job, Report
@@ -142,6 +143,7 @@ class Supervisor:
         for asked in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(asked, self._stop)
         configure_logs(self._settings.log_level, self._settings.log_format)
+        warn_of_exposure(self._settings)
         host = self._settings.host
         with reserve(host, self._settings.port) as port:
             self._settings = self._settings.model_copy(update={"port": port})
