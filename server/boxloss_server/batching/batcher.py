@@ -162,7 +162,7 @@ class Batcher:
                 self._start_worker("idle")
             return await entry.outcome
         finally:
-            self._capacity.release(room)
+            self._capacity.release(room, patient)
 
     def shut_down(self) -> None:
         """Lets go of the worker thread. Call it when no request waits any more."""

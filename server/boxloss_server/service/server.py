@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from boxloss.v1 import loss_service_pb2
 from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import Engine, Kernels, find_device
+from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
@@ -84,13 +85,7 @@ class Server:
         )
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
         self._servicer = LossServicer(self._batcher, limits, self.device, self._metrics)
-        self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", int(self._shares_port)),  # Two servers must not share a port unnoticed.
-            ],
-        )
+        self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
         methods: Any = Methods(self._metrics)  # Takes services as a server does.
         methods.add_registered_method_handlers(_SERVICE, self._servicer.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
