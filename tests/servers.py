@@ -9,9 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import deque
 from types import TracebackType
 from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
 
 
 def free_port() -> int:
@@ -26,12 +29,13 @@ class ServerProcess:
 
     Args:
         flags: of its command line; the ports are free ones unless given.
+        module: what is run.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, module: str = "boxloss_server") -> None:
         self.log: deque[dict[str, Any]] = deque(maxlen=1000)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "boxloss_server", "--port=0", "--metrics-port=0", "--log-format=json", *flags],
+            [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--log-format=json", *flags],
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"BOXLOSS_DEVICE": "cpu"},
@@ -45,6 +49,18 @@ class ServerProcess:
         self.address = f"127.0.0.1:{self.port}"
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's values under these labels, as the server tells it now."""
+        with urllib.request.urlopen(self.metrics_url) as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        samples = [sample for family in families for sample in family.samples if sample.name == metric]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def terminate(self) -> None:
         """Sends SIGTERM."""

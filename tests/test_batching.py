@@ -204,7 +204,7 @@ def test_a_large_request_finds_room_as_easily_as_a_small_one() -> None:
     assert capacity.admit(9)
     assert capacity.admit(10)
     assert not capacity.admit(1)
-    capacity.release(10)
+    capacity.release(10, patient=False)
     assert capacity.admit(1)
     assert (capacity.requests, capacity.pairs) == (2, 10)
 
@@ -214,7 +214,7 @@ async def test_all_who_fit_are_let_in_when_room_becomes_free() -> None:
     assert capacity.admit(10)
     patient = [asyncio.create_task(capacity.wait(1)) for _ in range(8)]
     await asyncio.sleep(0)
-    capacity.release(10)
+    capacity.release(10, patient=False)
     await asyncio.gather(*patient[:5])
     assert (capacity.requests, capacity.pairs) == (5, 5)  # Half of the room; the rest is for those who cannot wait.
     assert capacity.admit(5)
@@ -241,7 +241,7 @@ async def test_neither_patient_nor_hasty_requests_keep_the_others_out() -> None:
             await asyncio.sleep(0)
             if admitted:
                 answered["hasty"] += 1
-                capacity.release(1)
+                capacity.release(1, patient=False)
 
     async with asyncio.timeout(10):
         await asyncio.gather(*(ask_patiently() for _ in range(30)), *(ask_hastily() for _ in range(30)))
@@ -253,7 +253,7 @@ async def test_a_patient_request_that_gives_up_as_it_is_let_in_gives_its_room_ba
     assert capacity.admit(10)
     waiting = asyncio.create_task(capacity.wait(6))
     await asyncio.sleep(0)
-    capacity.release(10)
+    capacity.release(10, patient=False)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -45,8 +45,8 @@ class Capacity:
                 self.release(pairs, patient=True)
             raise
 
-    def release(self, pairs: int, patient: bool = False) -> None:
-        """Gives the room of a request back."""
+    def release(self, pairs: int, patient: bool) -> None:
+        """Gives the room of a request back; a patient one got it from `wait`."""
         self.pairs -= pairs
         self.requests -= 1
         if patient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -38,6 +39,7 @@ class Server:
         settings: what to serve and where.
         address: address to listen on instead of the settings' host and port, for example "unix:/tmp/socket".
         shares_port: whether other servers that also share may listen on the same port.
+        engine: makes what computes.
 
     Attributes:
         registry: its metrics.
@@ -45,10 +47,17 @@ class Server:
         device: what computes, once started.
     """
 
-    def __init__(self, settings: Settings, address: str | None = None, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        address: str | None = None,
+        shares_port: bool = False,
+        engine: Callable[[torch.device, Kernels], Engine] = Engine,
+    ) -> None:
         self._settings = settings
         self._address = address or f"{settings.host}:{settings.port}"
         self._shares_port = shares_port
+        self._make_engine = engine
         self._metrics = Metrics()
         self._health = Health()
         self.registry = self._metrics.registry
@@ -69,7 +78,7 @@ class Server:
         self._kernels = Kernels(
             device, settings.compile, settings.kernel_cache, settings.max_kernels, self._metrics.compiled
         )
-        engine = Engine(device, self._kernels)
+        engine = self._make_engine(device, self._kernels)
         engine.warm_up()
         self.device = str(device)
         self._metrics.serves_on(self.device)
