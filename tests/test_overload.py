@@ -1,9 +1,11 @@
-"""More calls than the server can compute, for a server that computes at a fixed rate: who is answered, and how soon."""
+"""More calls than the server can compute, and a server that stops under load: who is answered, and how soon."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +14,8 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from boxloss import IoU, wire
+import boxloss
+from boxloss import IoU, SmoothL1, wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from tests.servers import ServerProcess
@@ -40,8 +43,10 @@ def slow_server() -> Iterator[ServerProcess]:
 
 
 def raw_channel(server: ServerProcess) -> grpc.aio.Channel:
-    """A connection without retries."""
-    return grpc.aio.insecure_channel(server.address, [("grpc.enable_retries", 0)])
+    """A connection of its own without retries."""
+    return grpc.aio.insecure_channel(
+        server.address, [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    )
 
 
 async def until_waiting(server: ServerProcess, requests: int) -> None:
@@ -156,4 +161,72 @@ async def test_dead_calls_are_not_computed() -> None:
             assert (await kept).results
         assert server.total("boxloss_batch_requests_sum") == 2
         assert server.stop() == 0
-        assert server.log[-1]["requests"] == 2
+        assert server.log[-1]["computed"] == 2
+
+
+async def test_the_sdk_comes_again_when_grpc_drops_calls_that_the_server_has_not_read(server: ServerProcess) -> None:
+    small = loss_service_pb2.EvaluateRequest(
+        predictions=array_pb2.Array(data=BOXES[:1].tobytes()),
+        targets=array_pb2.Array(data=BOXES[:1].tobytes()),
+        losses=LOSSES,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(raw_channel(server)) for _ in range(8)]
+        client = await stack.enter_async_context(boxloss.AsyncClient(server.address))
+        await client.info()
+        stubs: list[Any] = [LossServiceStub(channel) for channel in channels]
+        flooding = asyncio.gather(*(stub.Evaluate(small).code() for stub in stubs for _ in range(1000)))
+        calls = [client.evaluate(BOXES[:100], BOXES[:100], SmoothL1(beta=number)) for number in range(1, 50)]
+        assert [len(result.loss) for result in await asyncio.gather(*calls)] == [100] * 49
+        codes = Counter(await flooding)
+    assert codes.keys() == {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}
+
+
+async def test_a_server_that_stops_under_load_answers_what_it_has_accepted(slow_server: ServerProcess) -> None:
+    codes: Counter[grpc.StatusCode] = Counter()
+    loaded = asyncio.Event()
+
+    async def call(stub: Any) -> None:
+        while not codes[grpc.StatusCode.UNAVAILABLE]:
+            codes[await stub.Evaluate(REQUEST).code()] += 1
+            if codes[grpc.StatusCode.OK] == 50:
+                loaded.set()
+
+    async with raw_channel(slow_server) as channel, asyncio.TaskGroup() as callers:
+        for _ in range(2 * ROOM):
+            callers.create_task(call(LossServiceStub(channel)))
+        await loaded.wait()
+        slow_server.terminate()
+    assert slow_server.wait() == 0
+    busy, ended = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE
+    dropped = grpc.StatusCode.CANCELLED  # By gRPC, which had received them: the server has not read them.
+    assert {grpc.StatusCode.OK, busy, ended} <= codes.keys() <= {grpc.StatusCode.OK, busy, ended, dropped}
+    assert codes[grpc.StatusCode.OK] == slow_server.log[-1]["computed"]
+    assert codes[grpc.StatusCode.OK] + codes[busy] == slow_server.log[-1]["read"]
+
+
+async def test_no_call_is_lost_when_one_of_two_servers_stops_under_load() -> None:
+    boxes = BOXES[:1]
+    answers = 0
+    half_done = asyncio.Event()
+
+    async def call(client: boxloss.AsyncClient) -> None:
+        nonlocal answers
+        for _ in range(20):
+            assert len((await client.evaluate(boxes, boxes, IoU())).loss) == 1
+            answers += 1
+            if answers == 640:
+                half_done.set()
+
+    with ServerProcess() as first, ServerProcess() as second:
+        clients = [boxloss.AsyncClient(f"ipv4:{first.address},{second.address}") for _ in range(8)]
+        async with asyncio.TaskGroup() as callers:
+            for client in clients * 8:
+                callers.create_task(call(client))
+            await half_done.wait()
+            first.terminate()
+        for client in clients:
+            await client.close()
+        assert first.wait() == 0
+        assert second.total("grpc_server_handled_total", grpc_method="Evaluate", grpc_code="OK") > 0
+    assert answers == 64 * 20

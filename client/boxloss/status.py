@@ -25,7 +25,7 @@ _BY_REASON = {error.reason: error for error in (InvalidInputError, RequestTooLar
 _BROKEN_WHILE_WRITING = "Internal error from Core"
 """What grpc.aio calls it when a connection breaks while a message is written; no server sends it."""
 _DROPPED = "CANCELLED"
-"""What gRPC calls it when a server drops a call that it has not read, because a thousand others wait to be read."""
+"""What gRPC calls it when a server drops a call that it has not read: a thousand others wait, or it shuts down."""
 _DROPPED_RETRY_AFTER = 0.1
 
 
@@ -59,7 +59,9 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
         case grpc.StatusCode.INTERNAL if error.details() == _BROKEN_WHILE_WRITING:
             return ServerUnavailableError(f"the connection to {address} broke; is the server still there?")
         case grpc.StatusCode.CANCELLED if error.details() == _DROPPED:
-            return ServerBusyError(f"{address} has dropped the call: too many wait to be read", _DROPPED_RETRY_AFTER)
+            return ServerBusyError(
+                f"{address} has dropped the call before reading it: too many wait", _DROPPED_RETRY_AFTER
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
