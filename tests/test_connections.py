@@ -120,6 +120,7 @@ def test_a_client_that_vanishes_in_the_middle_of_a_request_is_missed(impatient: 
 def test_a_request_that_never_ends_is_over_at_its_deadline(impatient: ServerProcess) -> None:
     with others(impatient), Http2Client(impatient.port) as client:
         client.send(client.start("Evaluate", ("grpc-timeout", "300m")), request_of(1000), share=0.5)
+        assert impatient.total("boxloss_waiting_requests") == 0
         client.read_until(StreamEnded)
 
 
