@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -55,6 +58,13 @@ class ServerProcess:
     def pid(self) -> int:
         """The number of its process."""
         return self._process.pid
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's values under these labels, as the server tells it now."""
+        with urllib.request.urlopen(self.metrics_url) as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        samples = [sample for family in families for sample in family.samples if sample.name == metric]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def terminate(self) -> None:
         """Sends SIGTERM."""

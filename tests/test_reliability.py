@@ -307,11 +307,3 @@ def test_limits_that_shrank_are_learned_anew() -> None:
             with pytest.raises(boxloss.RequestTooLargeError, match="raise the server's --max-message-bytes"):
                 client.evaluate(boxes, boxes, CIoU())
             assert len(client.evaluate(boxes, boxes, CIoU()).loss) == 1000
-
-
-def test_two_hundred_connections_opened_and_dropped_leave_the_server_well(server: ServerProcess) -> None:
-    for _ in range(200):
-        with boxloss.Client(server.address) as client:
-            client.info()
-    with boxloss.Client(server.address) as client:
-        assert client.evaluate(A, B, CIoU()).loss == pytest.approx([CIOU_OF_A_AND_B])

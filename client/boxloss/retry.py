@@ -18,6 +18,11 @@ CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # While a call waits, a server that has vanished is missed after 15 seconds, however long the call may take.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),  # As often as it takes; the server allows it.
     # The retries here know the deadline and the server's own wish.
     ("grpc.enable_retries", 0),
 ]

@@ -25,9 +25,11 @@ from boxloss.errors import (
 
 _BY_REASON = {error.reason: error for error in (InvalidInputError, RequestTooLargeError, UnsupportedError)}
 
-
 _BROKEN_WHILE_WRITING = "Internal error from Core"
 """What grpc.aio calls it when a connection breaks while a message is written; no server sends it."""
+_DROPPED = "CANCELLED"
+"""What gRPC calls it when a server drops a call that it has not read: a thousand others wait, or it shuts down."""
+_DROPPED_RETRY_AFTER = 0.1
 
 
 def error_of(error: Any, address: str, method: str) -> BoxlossError:
@@ -67,6 +69,10 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
             )
         case grpc.StatusCode.INTERNAL if error.details() == _BROKEN_WHILE_WRITING:
             return ServerUnavailableError(f"the connection to {address} broke; is the server still there?")
+        case grpc.StatusCode.CANCELLED if error.details() == _DROPPED:
+            return ServerBusyError(
+                f"{address} has dropped the call before reading it: too many wait", _DROPPED_RETRY_AFTER
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
