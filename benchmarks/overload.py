@@ -22,6 +22,9 @@ _CONNECTIONS, _STREAMS = 8, 8
 _FLOOD_STREAMS = 128
 """Requests under way on each connection of a flood at most: together, four times as many large ones as may wait."""
 
+_LASTING = 5
+"""A flood lasts so many times as long as another measurement: queues have to fill first."""
+
 
 class Flood(NamedTuple):
     """What became of a flood. Times are seconds.
@@ -53,7 +56,7 @@ def overload(options: Options, tell: Callable[[str], None]) -> Iterator[Target]:
             peaks, floods = [], []
             for _ in range(options.repeats):
                 peaks.append(measure_peak().rate)
-                floods.append(flood(contender, load, _TIMES * peaks[-1], options.seconds))
+                floods.append(flood(contender, load, _TIMES * peaks[-1], _LASTING * options.seconds))
             rates = [flood.rate for flood in floods]
             yield Target(
                 index,

@@ -49,10 +49,10 @@ def raw_channel(server: ServerProcess) -> grpc.aio.Channel:
     )
 
 
-async def until_waiting(server: ServerProcess, requests: int) -> None:
-    """Waits until so many requests have been admitted and are not yet answered."""
+async def until_read(server: ServerProcess, calls: int) -> None:
+    """Waits until the server has read so many calls."""
     async with asyncio.timeout(30):
-        while await asyncio.to_thread(server.total, "boxloss_waiting_requests") != requests:
+        while await asyncio.to_thread(server.total, "grpc_server_started_total", grpc_method="Evaluate") < calls:
             pass
 
 
@@ -144,16 +144,16 @@ async def test_calls_and_streams_share_an_overloaded_server(slow_server: ServerP
 
 
 async def test_dead_calls_are_not_computed() -> None:
-    boxes = array_pb2.Array(data=np.tile(BOXES, (100, 1)).tobytes())
+    boxes = array_pb2.Array(data=np.tile(BOXES, (200, 1)).tobytes())
     with ServerProcess(module="tests.slow_server") as server:
         async with raw_channel(server) as channel:
             stub: Any = LossServiceStub(channel)
             first = stub.Evaluate(loss_service_pb2.EvaluateRequest(predictions=boxes, targets=boxes, losses=LOSSES))
-            await until_waiting(server, 1)  # It takes a second.
+            await until_read(server, 1)  # It takes two seconds.
             expiring = [stub.Evaluate(REQUEST, timeout=0.7) for _ in range(5)]
             cancelled = [stub.Evaluate(REQUEST) for _ in range(5)]
             kept = stub.Evaluate(REQUEST)
-            await until_waiting(server, 12)
+            await until_read(server, 12)
             for call in cancelled:
                 call.cancel()
             assert [await call.code() for call in expiring] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 5
