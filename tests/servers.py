@@ -9,9 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import deque
 from types import TracebackType
 from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
 
 
 def free_port() -> int:
@@ -42,9 +45,16 @@ class ServerProcess:
             if "url" in line:
                 self.metrics_url: str = line["url"]
         self.port: int = line["port"]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{line['host']}:{self.port}"
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's values under these labels, as the server tells it now."""
+        with urllib.request.urlopen(self.metrics_url) as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        samples = [sample for family in families for sample in family.samples if sample.name == metric]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def terminate(self) -> None:
         """Sends SIGTERM."""

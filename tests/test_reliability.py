@@ -296,7 +296,7 @@ def test_an_older_server_is_named() -> None:
         older.stop(None).wait()
 
 
-def test_limits_that_shrank_are_learned_anew() -> None:
+def test_limits_that_shrank_are_heeded() -> None:
     port = free_port()
     server = ServerProcess(f"--port={port}")
     boxes = LARGE[:1000]
@@ -304,9 +304,10 @@ def test_limits_that_shrank_are_learned_anew() -> None:
         client.evaluate(boxes, boxes, CIoU())
         server.stop()
         with ServerProcess(f"--port={port}", "--max-message-bytes=4096"):
-            with pytest.raises(boxloss.RequestTooLargeError, match="raise the server's --max-message-bytes"):
-                client.evaluate(boxes, boxes, CIoU())
             assert len(client.evaluate(boxes, boxes, CIoU()).loss) == 1000
+            assert client.pairwise_iou(boxes[:400], boxes[:400]).shape == (400, 400)
+            with pytest.raises(boxloss.RequestTooLargeError, match="raise the server's --max-message-bytes"):
+                client.compare(boxes[:1], boxes[:1], [CIoU()] * 2000)  # Which cannot be cut.
 
 
 def test_two_hundred_connections_opened_and_dropped_leave_the_server_well(server: ServerProcess) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import math
 import time
 from asyncio import Future, Queue, Task, TimerHandle
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,9 +17,16 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.channel import Address, channel_options, target_of
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
-from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerUnavailableError,
+)
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -32,10 +39,12 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
-from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.retry import policy
 from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
+
+Answered = TypeVar("Answered")
 
 
 class AsyncClient(Connection):
@@ -46,13 +55,13 @@ class AsyncClient(Connection):
     awaited. Small evaluations that tasks ask for at the same time are sent together.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
+    def __init__(self, address: Address = "localhost:50051", *, timeout: float = 30.0) -> None:
         super().__init__(address, timeout=timeout)
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(target_of(address), channel_options(address))
         self._stub = Stub(self._channel)
         self._sendings: dict[Task[Answer], list[_Call]] = {}
         self._watch = _Watch()
@@ -152,10 +161,13 @@ class AsyncClient(Connection):
             connection = connection or _Stream(self, stream.unanswered, deadline)
             try:
                 return await connection.read()
-            except BoxlossError:
+            except BoxlossError as error:
                 connection.close()
                 connection = None
-                raise
+                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
+                    raise
+            stream.cut(await self._offer(None))
+            return await read()
 
         source = _iterator(batches)
         try:
@@ -172,7 +184,7 @@ class AsyncClient(Connection):
                     if fault:
                         raise fault
                     return
-                if result := stream.answer(await AsyncRetrying(**policy(self.timeout))(read)):
+                if result := stream.answer(await AsyncRetrying(**policy(self.timeout, self._several))(read)):
                     yield result
         finally:
             if connection:
@@ -192,17 +204,34 @@ class AsyncClient(Connection):
     ) -> Array:
         """Computes an IoU metric between all boxes of two sets."""
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
-        return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
+
+        async def ask(server: ServerInfo) -> Array:
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
+            return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
+
+        return await self._fitting(ask, deadline)
 
     async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        server = await self._offer(deadline)
-        if lane := self._lane(question, timeout, server):
-            call = _Call(question, deadline)
-            return (await self._ride(lane, call)).results(call)
-        exchange = EvaluationExchange(question, server)
-        return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+        async def ask(server: ServerInfo) -> list[LossResult]:
+            if lane := self._lane(question, timeout, server):
+                call = _Call(question, deadline)
+                return (await self._ride(lane, call)).results(call)
+            exchange = EvaluationExchange(question, server)
+            return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+        return await self._fitting(ask, deadline)
+
+    async def _fitting(self, ask: Callable[[ServerInfo], Awaitable[Answered]], deadline: float) -> Answered:
+        """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        while True:
+            server = await self._offer(deadline)
+            try:
+                return await ask(server)
+            except RequestTooLargeError:
+                if not self._narrows(server):
+                    raise
 
     async def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
@@ -287,7 +316,7 @@ class AsyncClient(Connection):
             self._trouble = None
             return response
 
-        return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
+        return await AsyncRetrying(**policy(deadline - time.monotonic(), self._several))(attempt)
 
 
 class _Call(Call):

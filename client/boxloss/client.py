@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.channel import Address, channel_options, target_of
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
-from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerUnavailableError,
+)
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -29,10 +36,12 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
-from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.retry import policy
 from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
+
+Answered = TypeVar("Answered")
 
 
 class Client(Connection):
@@ -43,13 +52,13 @@ class Client(Connection):
     `BoxlossError`.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
+    def __init__(self, address: Address = "localhost:50051", *, timeout: float = 30.0) -> None:
         super().__init__(address, timeout=timeout)
-        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(target_of(address), channel_options(address))
         self._stub = Stub(self._channel)
         self._lock = threading.Lock()
 
@@ -194,10 +203,13 @@ class Client(Connection):
             connection = connection or _Stream(self, stream.unanswered, deadline)
             try:
                 return connection.read()
-            except BoxlossError:
+            except BoxlossError as error:
                 connection.close()
                 connection = None
-                raise
+                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
+                    raise
+            stream.cut(self._offer(None))
+            return read()
 
         source = iter(batches)
         try:
@@ -214,7 +226,7 @@ class Client(Connection):
                     if fault:
                         raise fault
                     return
-                if result := stream.answer(Retrying(**policy(self.timeout))(read)):
+                if result := stream.answer(Retrying(**policy(self.timeout, self._several))(read)):
                     yield result
         finally:
             if connection:
@@ -253,17 +265,34 @@ class Client(Connection):
             BoxlossError: as `evaluate`.
         """
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
-        return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
+
+        def ask(server: ServerInfo) -> Array:
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
+            return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
+
+        return self._fitting(ask, deadline)
 
     def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        server = self._offer(deadline)
-        if lane := self._lane(question, timeout, server):
-            call = _Call(question, deadline)
-            return self._ride(lane, call).results(call)
-        exchange = EvaluationExchange(question, server)
-        return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+        def ask(server: ServerInfo) -> list[LossResult]:
+            if lane := self._lane(question, timeout, server):
+                call = _Call(question, deadline)
+                return self._ride(lane, call).results(call)
+            exchange = EvaluationExchange(question, server)
+            return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+        return self._fitting(ask, deadline)
+
+    def _fitting(self, ask: Callable[[ServerInfo], Answered], deadline: float) -> Answered:
+        """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        while True:
+            server = self._offer(deadline)
+            try:
+                return ask(server)
+            except RequestTooLargeError:
+                if not self._narrows(server):
+                    raise
 
     def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
@@ -348,7 +377,7 @@ class Client(Connection):
             self._trouble = None
             return response
 
-        return Retrying(**policy(deadline - time.monotonic()))(attempt)
+        return Retrying(**policy(deadline - time.monotonic(), self._several))(attempt)
 
 
 class _Call(Call):

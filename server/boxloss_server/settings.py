@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         description="Folder that keeps compiled losses; their code is run, so others must not be able to write there.",
     )
     max_kernels: int = Field(64, ge=0, description="Most losses and combinations that are compiled.")
+    max_connection_age_s: float = Field(
+        0.0,
+        ge=0,
+        description="A connection is asked to end after so many seconds, give or take a tenth, so that clients look up "
+        "the name again and find added servers; calls under way go on. 0 lets it last.",
+    )
     shutdown_grace_s: float = Field(
         30.0, ge=0, description="After SIGTERM, time for accepted requests to be answered, in seconds."
     )

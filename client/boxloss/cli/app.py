@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 import boxloss
+from boxloss.channel import name_of
 from boxloss.cli.catalogue import catalogue
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import match_coco, match_rows
@@ -49,7 +50,11 @@ _err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_ADDRESS = typer.Option(metavar="HOST:PORT", envvar="BOXLOSS_ADDRESS", help="Of the server; or unix:/path.")
+_ADDRESS = typer.Option(
+    metavar="HOST:PORT",
+    envvar="BOXLOSS_ADDRESS",
+    help="Of the server; or unix:/path. Of several: repeat it, or dns:///NAME:PORT for all of that name.",
+)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +137,7 @@ def evaluate(
             metavar="FILE", dir_okay=False, writable=True, help="Write the table to a .csv, .json or .parquet file."
         ),
     ] = None,
-    address: Annotated[str | None, _ADDRESS] = None,
+    address: Annotated[list[str] | None, _ADDRESS] = None,
     device: Annotated[
         str | None,
         typer.Option(help="Where to compute without a server: auto, cpu, cuda or cuda:N.", show_default="auto"),
@@ -192,7 +197,7 @@ def evaluate(
 @app.command()
 def losses(
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print them.")] = "table",
-    address: Annotated[str | None, _ADDRESS] = None,
+    address: Annotated[list[str] | None, _ADDRESS] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that the server may take.")] = 5.0,
 ) -> None:
     """Lists the losses with formula, parameters (default and range) and paper: this version's, or a server's."""
@@ -210,10 +215,10 @@ def losses(
 
 @app.command()
 def ping(
-    address: Annotated[str, _ADDRESS] = "localhost:50051",
+    address: Annotated[list[str], _ADDRESS] = ["localhost:50051"],  # noqa: B006
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that each call to the server may take.")] = 5.0,
 ) -> None:
-    """Has a server compute a loss, and prints its version, device and latency.
+    """Has a server compute a loss, and prints its version, device and latency; of several, of whichever answers.
 
     Exits 0 where it does and 1 where it does not, as health checks want it.
     """
@@ -229,18 +234,18 @@ def ping(
         _fail(error, 1)
     latency = statistics.median(times) * 1000
     _out.print(
-        f"{address} is healthy: boxloss {server.version} on {server.device}, "
+        f"{client.address} is healthy: boxloss {server.version} on {server.device}, "
         f"{latency:.1f} ms a call (median of {_PINGS})"
     )
 
 
 @contextmanager
-def _connected(address: str | None, device: str | None, timeout: float) -> Iterator[Client]:
+def _connected(address: Sequence[str] | None, device: str | None, timeout: float) -> Iterator[Client]:
     """A client of the server at the address, or of one in this process."""
     if address and device:
-        raise fault("--device", f"is for computing in this process; leave it out, or the address {address}")
+        raise fault("--device", f"is for computing in this process; leave it out, or the address {name_of(address)}")
     with ExitStack() as stack:
-        with _err.status(f"waiting for {address}" if address else "starting a server in this process"):
+        with _err.status(f"waiting for {name_of(address)}" if address else "starting a server in this process"):
             client = stack.enter_context(Client(address, timeout=timeout) if address else _embedded(device, timeout))
             client.info()
         yield client

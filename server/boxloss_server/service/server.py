@@ -26,6 +26,8 @@ from boxloss_server.settings import Settings
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
+_FOR_EVER = 2**31 - 1
+"""Milliseconds that gRPC takes for no limit."""
 
 _log = structlog.get_logger()
 
@@ -88,6 +90,7 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_connection_age_ms", round(settings.max_connection_age_s * 1000) or _FOR_EVER),
                 ("grpc.so_reuseport", int(self._shares_port)),  # Two servers must not share a port unnoticed.
             ],
         )
