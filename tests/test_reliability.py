@@ -271,6 +271,8 @@ def test_a_connection_that_breaks_while_a_message_is_written_is_tried_again() ->
     error = error_of(broken, "somewhere:1", "EvaluateStream")
     assert isinstance(error, boxloss.ServerUnavailableError)
     assert "the connection to somewhere:1 broke" in str(error)
+    reset = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "Received RST_STREAM with error code 2")
+    assert isinstance(error_of(reset, "somewhere:1", "EvaluateStream"), boxloss.ServerUnavailableError)
     failed = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "something else")
     assert isinstance(error_of(failed, "somewhere:1", "Evaluate"), boxloss.ServerError)
 

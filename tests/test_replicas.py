@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,24 +16,15 @@ from boxloss import CIoU, wire
 from boxloss.channel import Address, target_of
 from boxloss.cli import main
 from boxloss.v1 import array_pb2, loss_service_pb2
-from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from boxloss.v1.loss_service_pb2_grpc import LossServiceServicer, LossServiceStub, add_LossServiceServicer_to_server
 from boxloss_server.service import Server
 from boxloss_server.settings import Settings
 from tests.boxes import random_boxes
 from tests.load import Load
 from tests.names import NameServer
-from tests.servers import ServerProcess, free_port
+from tests.servers import ServerProcess, answered, free_port, start, wait_until
 
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
-
-
-def start(stack: ExitStack, *flags: list[str]) -> list[ServerProcess]:
-    """Starts a server for each list of flags, all at once; they end with the stack."""
-    with ThreadPoolExecutor() as threads:
-        servers = list(threads.map(lambda each: ServerProcess(*each), flags))
-    for server in servers:
-        stack.enter_context(server)
-    return servers
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +32,6 @@ def replicas() -> Iterator[list[ServerProcess]]:
     """Two servers, for tests that leave them as they were."""
     with ExitStack() as stack:
         yield start(stack, [], [])
-
-
-def answered(server: ServerProcess) -> float:
-    """Evaluations that a server has answered."""
-    return server.total("grpc_server_handled_total", grpc_method="Evaluate", grpc_code="OK")
 
 
 def shares(servers: list[ServerProcess], address: Address) -> list[float]:
@@ -152,6 +137,59 @@ def test_a_replica_that_joins_a_name_is_found_and_one_that_leaves_is_forgotten()
             load.go_on()
 
 
+class Ending(LossServiceServicer):
+    """What a server does to calls that reach it just when it stops taking any: gRPC has no other word for it then."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def Evaluate(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.calls += 1
+        context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+    EvaluateStream = Evaluate  # type: ignore[assignment]
+    ListLosses = PairwiseIou = Evaluate
+
+
+@pytest.fixture
+def ending() -> Iterator[tuple[str, Ending]]:
+    servicer = Ending()
+    with ThreadPoolExecutor() as threads:
+        server = grpc.server(threads)
+        add_LossServiceServicer_to_server(servicer, server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        yield address, servicer
+        server.stop(None).wait()
+
+
+def test_calls_that_a_stopping_replica_cancels_go_to_another(
+    ending: tuple[str, Ending], replicas: list[ServerProcess]
+) -> None:
+    address, servicer = ending
+    with boxloss.Client(replicas[0].address) as alone, boxloss.Client([address, replicas[0].address]) as client:
+        client._server = alone.info()
+        while servicer.calls < 4:
+            assert len(client.evaluate(A, B, CIoU()).loss) == 1
+        while servicer.calls < 8:
+            assert len(list(client.evaluate_stream([(A, B)] * 3, CIoU()))) == 3
+
+
+async def test_calls_of_tasks_that_a_stopping_replica_cancels_go_to_another(
+    ending: tuple[str, Ending], replicas: list[ServerProcess]
+) -> None:
+    address, servicer = ending
+    async with (
+        boxloss.AsyncClient(replicas[0].address) as alone,
+        boxloss.AsyncClient([address, replicas[0].address]) as client,
+    ):
+        client._server = await alone.info()
+        while servicer.calls < 4:
+            assert len((await client.evaluate(A, B, CIoU())).loss) == 1
+        while servicer.calls < 8:
+            assert len([result async for result in client.evaluate_stream([(A, B)] * 3, CIoU())]) == 3
+
+
 # Busy replicas, and replicas of different limits
 
 
@@ -168,7 +206,7 @@ def test_a_call_that_a_busy_replica_refuses_is_answered_by_another(replicas: lis
     ):
         client.info()
         slow: Any = LossServiceStub(channel).Evaluate.future(request)
-        until(lambda: busy.total("boxloss_waiting_requests") == 1)
+        wait_until(lambda: busy.total("boxloss_waiting_requests") == 1, "the slow request is admitted")
         for _ in range(10):
             client.evaluate(A, B, CIoU())
         assert not slow.done()
@@ -256,10 +294,3 @@ def run(*arguments: str) -> Any:
     with pytest.raises(SystemExit) as ended:
         main(list(arguments))
     return ended.value.code or 0
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

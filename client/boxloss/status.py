@@ -23,8 +23,10 @@ from boxloss.errors import (
 _BY_REASON = {error.reason: error for error in (InvalidInputError, RequestTooLargeError, UnsupportedError)}
 
 
-_BROKEN_WHILE_WRITING = "Internal error from Core"
-"""What grpc.aio calls it when a connection breaks while a message is written; no server sends it."""
+_BROKEN = "Internal error from Core", "RST_STREAM"
+"""What the details of an INTERNAL status have where none was sent: grpc.aio's word for a connection that breaks while a
+message is written, and what a proxy does to a call whose server has gone.
+"""
 
 
 def error_of(error: Any, address: str, method: str) -> BoxlossError:
@@ -54,8 +56,10 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
             return DeadlineExceededError(
                 f"{address} did not answer {method} in time ({message}); allow a longer timeout, or send less at once"
             )
-        case grpc.StatusCode.INTERNAL if error.details() == _BROKEN_WHILE_WRITING:
+        case grpc.StatusCode.INTERNAL if any(sign in message for sign in _BROKEN):
             return ServerUnavailableError(f"the connection to {address} broke; is the server still there?")
+        case grpc.StatusCode.CANCELLED:  # By the server: a call reached it just when it stopped to take any.
+            return ServerUnavailableError(f"the server at {address} is shutting down; is there another?")
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
