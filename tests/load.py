@@ -31,6 +31,7 @@ class Load:
     Attributes:
         asked: calls, or batches of a stream, by kind of caller.
         answered: those with the right answer.
+        done: set when the callers are to end.
     """
 
     def __init__(self, address: Address, timeout: float = 60.0) -> None:
@@ -40,7 +41,7 @@ class Load:
         self._timeout = timeout
         self._client = boxloss.Client(address, timeout=timeout)
         self._lock = threading.Lock()
-        self._done = threading.Event()
+        self.done = threading.Event()
         self._changed = threading.Condition(self._lock)
         self._pool = ThreadPoolExecutor()
         self._callers: list[Future[None]] = []
@@ -53,7 +54,7 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
+        self.done.set()
         self._pool.shutdown()
         self._client.close()
         for caller in self._callers:
@@ -66,9 +67,9 @@ class Load:
         with self._changed:
             before = self.answered.copy()
             assert self._changed.wait_for(
-                lambda: self._done.is_set() or all(self.answered[kind] >= before[kind] + answers for kind in _KINDS), 60
+                lambda: self.done.is_set() or all(self.answered[kind] >= before[kind] + answers for kind in _KINDS), 60
             ), f"asked {self.asked}, answered {before}, then {self.answered}"
-        assert not self._done.is_set(), "a caller failed"
+        assert not self.done.is_set(), "a caller failed"
 
     def _run(self, call: Callable[[], None]) -> None:
         """Has the failure of one caller end all."""
@@ -76,7 +77,7 @@ class Load:
             call()
         except BaseException:
             with self._changed:
-                self._done.set()
+                self.done.set()
                 self._changed.notify_all()
             raise
 
@@ -93,7 +94,7 @@ class Load:
             self._changed.notify_all()
 
     def _thread(self) -> None:
-        while not self._done.wait(_PACE):
+        while not self.done.wait(_PACE):
             batch = self._ask("thread")
             self._check("thread", batch, self._client.evaluate(*batch, boxloss.CIoU()))
 
@@ -101,7 +102,7 @@ class Load:
         asked: deque[Batch] = deque()
 
         def batches() -> Iterator[Batch]:
-            while not self._done.wait(_PACE):
+            while not self.done.wait(_PACE):
                 asked.append(self._ask("stream"))
                 yield asked[-1]
 
@@ -112,13 +113,13 @@ class Load:
         asked: deque[Batch] = deque()
 
         async def call(client: boxloss.AsyncClient) -> None:
-            while not self._done.is_set():
+            while not self.done.is_set():
                 batch = self._ask("task")
                 self._check("task", batch, await client.evaluate(*batch, boxloss.CIoU()))
                 await asyncio.sleep(_PACE)
 
         async def batches() -> AsyncIterator[Batch]:
-            while not self._done.is_set():
+            while not self.done.is_set():
                 asked.append(self._ask("asyncio stream"))
                 yield asked[-1]
                 await asyncio.sleep(_PACE)

