@@ -9,9 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -50,7 +53,7 @@ class ServerProcess:
             if "url" in line:
                 self.metrics_url: str = line["url"]
         self.port: int = line["port"]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{line['host']}:{self.port}"
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
 
@@ -114,3 +117,25 @@ class ServerProcess:
                 self._next_line()
         except RuntimeError:
             pass
+
+
+def start(stack: ExitStack, *flags: list[str]) -> list[ServerProcess]:
+    """Starts a server for each list of flags, all at once; they end with the stack."""
+    with ThreadPoolExecutor() as threads:
+        servers = list(threads.map(lambda each: ServerProcess(*each), flags))
+    for server in servers:
+        stack.enter_context(server)
+    return servers
+
+
+def answered(server: ServerProcess, method: str = "Evaluate") -> float:
+    """Calls of a method that a server has answered."""
+    return server.total("grpc_server_handled_total", grpc_method=method, grpc_code="OK")
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Waits for a condition, and fails where it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.05)

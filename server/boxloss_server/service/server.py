@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
+_FOR_EVER = 2**31 - 1
+"""Milliseconds that gRPC takes for no limit."""
 
 _log = structlog.get_logger()
 
