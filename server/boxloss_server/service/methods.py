@@ -56,7 +56,8 @@ class Methods(grpc.GenericRpcHandler):
         if handler.stream_stream:
             metrics = self._metrics.rpc("bidi_stream", service, name)
             return grpc.stream_stream_rpc_method_handler(_stream(handler, metrics), None, None)
-        return handler
+        metrics = self._metrics.rpc("server_stream", service, name)
+        return grpc.unary_stream_rpc_method_handler(_watch(handler, metrics), None, handler.response_serializer)
 
 
 def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
@@ -71,6 +72,9 @@ def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
             return response
         except asyncio.CancelledError:
             code = _cancelled(context)
+            raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
             raise
         except Exception as error:
             status = status_of(_known(error))
@@ -95,6 +99,9 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
         except asyncio.CancelledError:
             code = _cancelled(context)
             raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
+            raise
         except Exception as error:
             status = status_of(_known(error))
             code = status.code.name
@@ -103,6 +110,31 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
             metrics.handled(code, time.perf_counter() - started)
 
     return stream
+
+
+def _watch(handler: Handler, metrics: RpcMetrics) -> Any:
+    """For methods that write their answers to the context."""
+
+    async def watch(data: bytes, context: Context) -> None:
+        started = time.perf_counter()
+        metrics.started()
+        code = "OK"
+        try:
+            await handler.unary_stream(_parse(handler, data), context)
+        except asyncio.CancelledError:
+            code = _cancelled(context)
+            raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
+            raise
+        except Exception as error:
+            status = status_of(_known(error))
+            code = status.code.name
+            await _abort(context, status)
+        finally:
+            metrics.handled(code, time.perf_counter() - started)
+
+    return watch
 
 
 def _parse(handler: Handler, data: bytes) -> Any:
@@ -118,6 +150,12 @@ def _cancelled(context: Context) -> str:
     """The code of a call that was cancelled: by its caller, or by its deadline."""
     remaining = context.time_remaining()
     return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+
+
+def _aborted(context: Context) -> str:
+    """The code of a call that its handler has ended itself, as those of gRPC's own services do."""
+    code: grpc.StatusCode = context.code()
+    return code.name
 
 
 def _known(error: Exception) -> BoxlossError:
