@@ -34,6 +34,7 @@ class ServerProcess:
             [sys.executable, "-m", "boxloss_server", "--port=0", "--metrics-port=0", "--log-format=json", *flags],
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",  # gRPC logs bytes that came in.
             env=os.environ | {"BOXLOSS_DEVICE": "cpu"},
         )
         assert self._process.stderr
@@ -45,6 +46,11 @@ class ServerProcess:
         self.address = f"127.0.0.1:{self.port}"
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
