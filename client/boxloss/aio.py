@@ -33,7 +33,7 @@ from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
-from boxloss.stub import Stub
+from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
@@ -221,7 +221,7 @@ class AsyncClient(Connection):
     async def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
         message = Message(lane, calls)
         try:
-            return Answer(lane.kind, await self._call("Evaluate", message.request(), message.deadline))
+            return Answer(lane.kind, await self._call("Evaluate", message.request(), message.deadline), message.pairs)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -276,7 +276,7 @@ class AsyncClient(Connection):
         async def attempt() -> Any:
             self._check_open()
             try:
-                response = await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                answer = await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not (task and task.cancelling()):  # Not the caller's own wish: closing the channel does so too.
@@ -285,7 +285,7 @@ class AsyncClient(Connection):
             except grpc.RpcError as error:
                 raise self._translated(error, method, names) from None
             self._trouble = None
-            return response
+            return read_answer(method, answer)
 
         return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
 
@@ -360,12 +360,13 @@ class _Stream:
 
     async def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            response = await self._call.read()
+            answer = await self._call.read()
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
-        if not isinstance(response, loss_service_pb2.EvaluateStreamResponse):  # End of the stream.
+        if not isinstance(answer, bytes):  # End of the stream.
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer")
         self._client._trouble = None
+        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
         return response
 
     def close(self) -> None:

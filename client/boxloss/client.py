@@ -30,7 +30,7 @@ from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import CHANNEL_OPTIONS, policy
-from boxloss.stub import Stub
+from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
@@ -281,7 +281,7 @@ class Client(Connection):
     def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
         message = Message(lane, calls)
         try:
-            return Answer(lane.kind, self._call("Evaluate", message.request(), message.deadline))
+            return Answer(lane.kind, self._call("Evaluate", message.request(), message.deadline), message.pairs)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -341,12 +341,12 @@ class Client(Connection):
         def attempt() -> Any:
             self._check_open()
             try:
-                response = getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                answer = getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
             except grpc.RpcError as error:
                 self._check_open()
                 raise self._translated(error, method, names) from None
             self._trouble = None
-            return response
+            return read_answer(method, answer)
 
         return Retrying(**policy(deadline - time.monotonic()))(attempt)
 
@@ -382,12 +382,13 @@ class _Stream:
 
     def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            response: loss_service_pb2.EvaluateStreamResponse = next(self._call)
+            answer: bytes = next(self._call)
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
         except StopIteration:
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
         self._client._trouble = None
+        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
         return response
 
     def close(self) -> None:

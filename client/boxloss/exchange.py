@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, weights_of
+from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, unexpected, valid_rows, weights_of
 from boxloss.bulk import array_field, elements_of, field
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import Loss
@@ -192,9 +192,9 @@ class EvaluationExchange:
     def results(self, responses: Sequence[loss_service_pb2.EvaluateResponse]) -> list[LossResult]:
         """One result for each loss, from the answers to all messages."""
         counts = [len(self._question.predictions[part]) for part in self._slices]
-        valid = np.ones(self._count, bool)
-        for part, response in zip(self._slices, responses, strict=True):
-            valid[part.start + np.asarray(response.masked_rows, np.int64)] = False
+        for response in responses:
+            check_results(response, self._kind)
+        valid = np.concatenate([valid_rows(r.masked_rows, n) for r, n in zip(responses, counts, strict=True)])
         iou = _joined([from_message(r.iou, r.dtype, (n,)) for r, n in zip(responses, counts, strict=True)])
 
         def count_valid(part: Slice) -> int:
@@ -380,6 +380,12 @@ class StreamExchange:
         result = exchange.results(self._answers)[0]
         self._answers = []
         return result
+
+
+def check_results(response: loss_service_pb2.EvaluateResponse, kind: Kind) -> None:
+    """Raises `ServerError` where an answer has not one result for each loss."""
+    if len(response.results) != len(kind.losses):
+        raise unexpected(f"{len(response.results)} results for {len(kind.losses)} losses")
 
 
 def scale_of(reduction: Reduction, valid: Rows) -> float:

@@ -39,7 +39,7 @@ def mutate(data: bytes, size: int, seed: int, otherwise: Callable[[bytes, int], 
     else:
         place = random.randrange(len(messages))
         for _ in range(random.choice([1, 1, 2, 4])):
-            messages[place] = _mutated(messages[place], random)
+            messages[place] = altered(messages[place], random)
     if random.random() < 0.05:
         method = random.choice(_NAMES)
     return to_bytes((method, messages))[:size]
@@ -50,7 +50,8 @@ def _rearranged(messages: list[bytes], random: Random) -> list[bytes]:
     return random.choice([[*messages, messages[place]], messages[:place] + messages[place + 1 :], messages[::-1]])
 
 
-def _mutated(message: bytes, random: Random, depth: int = 0) -> bytes:
+def altered(message: bytes, random: Random, depth: int = 0) -> bytes:
+    """A message with one of its fields changed, or one of theirs."""
     fields = split(message)
     if not fields:
         return _bent(message, random)
@@ -74,7 +75,7 @@ def _mutated(message: bytes, random: Random, depth: int = 0) -> bytes:
             for _ in range(random.choice([1, 10, 60])):
                 fields[place] = Field(chosen.number, LENGTH, fields[place].encoded())
         case _ if chosen.kind == LENGTH and depth < 20:
-            fields[place] = chosen._replace(content=_mutated(chosen.content, random, depth + 1))
+            fields[place] = chosen._replace(content=altered(chosen.content, random, depth + 1))
         case _ if chosen.kind == FIXED64:
             fields[place] = chosen._replace(content=np.array(random.choice(NUMBERS), "<f8").tobytes())
         case _ if chosen.kind == VARINT:
