@@ -67,12 +67,12 @@ def judge(call: Call, outcome: Outcome) -> None:
         _judge_error(outcome)
     if not ours:
         return
+    for message in messages:
+        compare_readers(METHODS[method], message)
     for message, answer in zip(messages, outcome.answers, strict=False):
         _judge_answer(METHODS[method].FromString(message), answer)
     if outcome.code is grpc.StatusCode.OK:
         _must(len(outcome.answers) == len(messages), "answers are missing")
-    for message in messages:
-        compare_readers(METHODS[method], message)
 
 
 def judge_well_formed(outcome: Outcome) -> None:
