@@ -45,6 +45,7 @@ class ServerProcess:
             [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--log-format=json", *flags],
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",  # gRPC logs bytes that came in.
             env={**os.environ, "BOXLOSS_DEVICE": "cpu", **environment},
         )
         assert self._process.stderr

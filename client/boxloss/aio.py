@@ -41,7 +41,7 @@ from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import policy
-from boxloss.stub import Stub
+from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
@@ -286,7 +286,7 @@ class AsyncClient(Connection):
             self._metrics.coalesced(len(calls))
         try:
             response = await self._call("Evaluate", message.request(), message.deadline, callers=callers)
-            return Answer(lane.kind, response)
+            return Answer(lane.kind, response, message.pairs)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -349,7 +349,7 @@ class AsyncClient(Connection):
             self._check_open()
             try:
                 timeout = max(deadline - time.monotonic(), 0)
-                response = await getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
+                answer = await getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not (task and task.cancelling()):  # Not the caller's own wish: closing the channel does so too.
@@ -358,7 +358,7 @@ class AsyncClient(Connection):
             except grpc.RpcError as error:
                 raise self._translated(error, method, names) from None
             self._trouble = None
-            return response
+            return read_answer(method, answer)
 
         with self._sending(method, callers) as headers:
             retries = policy(deadline - time.monotonic(), self._several)
@@ -437,12 +437,13 @@ class _Stream:
 
     async def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            response = await self._call.read()
+            answer = await self._call.read()
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
-        if not isinstance(response, loss_service_pb2.EvaluateStreamResponse):  # End of the stream.
+        if not isinstance(answer, bytes):  # End of the stream.
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer")
         self._client._trouble = None
+        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
         return response
 
     def close(self, error: BoxlossError | None = None) -> None:

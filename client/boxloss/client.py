@@ -39,7 +39,7 @@ from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import policy
-from boxloss.stub import Stub
+from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
@@ -347,7 +347,7 @@ class Client(Connection):
             self._metrics.coalesced(len(calls))
         try:
             response = self._call("Evaluate", message.request(), message.deadline, callers=callers)
-            return Answer(lane.kind, response)
+            return Answer(lane.kind, response, message.pairs)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -415,12 +415,12 @@ class Client(Connection):
             self._check_open()
             try:
                 timeout = max(deadline - time.monotonic(), 0)
-                response = getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
+                answer = getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
             except grpc.RpcError as error:
                 self._check_open()
                 raise self._translated(error, method, names) from None
             self._trouble = None
-            return response
+            return read_answer(method, answer)
 
         with self._sending(method, callers) as headers:
             retries = policy(deadline - time.monotonic(), self._several)
@@ -460,12 +460,13 @@ class _Stream:
 
     def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            response: loss_service_pb2.EvaluateStreamResponse = next(self._call)
+            answer: bytes = next(self._call)
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
         except StopIteration:
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
         self._client._trouble = None
+        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
         return response
 
     def close(self, error: BoxlossError | None = None) -> None:

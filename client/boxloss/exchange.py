@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, weights_of
+from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, unexpected, valid_rows, weights_of
 from boxloss.bulk import array_field, elements_of, field
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import Loss
@@ -193,8 +193,9 @@ class EvaluationExchange:
         """One result for each loss, from the answers to all messages."""
         counts = [len(self.question.predictions[part]) for part in self._slices]
         valid = np.ones(self._count, bool)
-        for part, response in zip(self._slices, responses, strict=True):
-            valid[part.start + np.asarray(response.masked_rows, np.int64)] = False
+        for part, count, response in zip(self._slices, counts, responses, strict=True):
+            check_results(response, self._kind)
+            valid[part] = valid_rows(response.masked_rows, count)
         iou = _joined([from_message(r.iou, r.dtype, (n,)) for r, n in zip(responses, counts, strict=True)])
 
         def count_valid(part: Slice) -> int:
@@ -392,6 +393,12 @@ class StreamExchange:
         result = exchange.results(self._answers)[0]
         self._answers = []
         return result
+
+
+def check_results(response: loss_service_pb2.EvaluateResponse, kind: Kind) -> None:
+    """Raises `ServerError` where an answer has not one result for each loss."""
+    if len(response.results) != len(kind.losses):
+        raise unexpected(f"{len(response.results)} results for {len(kind.losses)} losses")
 
 
 def scale_of(reduction: Reduction, valid: Rows) -> float:

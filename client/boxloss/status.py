@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from boxloss.errors import (
@@ -92,17 +94,25 @@ def _details(error: Any) -> tuple[error_details_pb2.ErrorInfo, list[Violation], 
     info = error_details_pb2.ErrorInfo()
     violations: list[Violation] = []
     retry_after = None
-    for key, value in error.trailing_metadata() or ():
-        if key != "grpc-status-details-bin":
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
+    with suppress(DecodeError):  # Then the code and the message must do.
+        for detail in _sent(error):
             request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
             if detail.Is(info.DESCRIPTOR):
                 detail.Unpack(info)
             elif detail.Unpack(request):
                 violations += [Violation(fault.field, fault.description) for fault in request.field_violations]
             elif detail.Unpack(retry):
-                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+                retry_after = max(retry.retry_delay.ToNanoseconds() / 1e9, 0.0)
     if info.domain != DOMAIN:
         info.Clear()
     return info, violations, retry_after
+
+
+def _sent(error: Any) -> list[Any]:
+    """The details that the server sent."""
+    return [
+        detail
+        for key, value in error.trailing_metadata() or ()
+        if key == "grpc-status-details-bin"
+        for detail in status_pb2.Status.FromString(value).details
+    ]

@@ -75,7 +75,8 @@ class Methods(grpc.GenericRpcHandler):
             if self._tracing:
                 stream = self._tracing.stream(f"{service}/{name}", stream)
             return grpc.stream_stream_rpc_method_handler(stream, None, None)
-        return handler
+        watch = _watch(handler, self._metrics.rpc("server_stream", service, name))
+        return grpc.unary_stream_rpc_method_handler(watch, None, handler.response_serializer)
 
     def _refusal(self, service: str, name: str, handler: Handler) -> Handler:
         """What answers a call without a token. It takes streams: so the request is refused before it is received."""
@@ -105,6 +106,9 @@ def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
         except asyncio.CancelledError:
             code = cancellation(context)
             raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
+            raise
         except Exception as error:
             known = _known(error)
             metrics.refused(known)
@@ -130,6 +134,9 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
         except asyncio.CancelledError:
             code = cancellation(context)
             raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
+            raise
         except Exception as error:
             known = _known(error)
             metrics.refused(known)
@@ -142,6 +149,31 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
     return stream
 
 
+def _watch(handler: Handler, metrics: RpcMetrics) -> Any:
+    """For methods that write their answers to the context."""
+
+    async def watch(data: bytes, context: Context) -> None:
+        started = time.perf_counter()
+        metrics.started()
+        code = "OK"
+        try:
+            await handler.unary_stream(_parse(handler, data), context)
+        except asyncio.CancelledError:
+            code = cancellation(context)
+            raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
+            raise
+        except Exception as error:
+            status = status_of(_known(error))
+            code = status.code.name
+            await _abort(context, status)
+        finally:
+            metrics.handled(code, time.perf_counter() - started)
+
+    return watch
+
+
 def _parse(handler: Handler, data: bytes) -> Any:
     try:
         return handler.request_deserializer(data)
@@ -149,6 +181,12 @@ def _parse(handler: Handler, data: bytes) -> Any:
         raise InvalidInputError(
             [Violation("request", "is not a message of the contract; generate the client from boxloss/v1")]
         ) from None
+
+
+def _aborted(context: Context) -> str:
+    """The code of a call that its handler has ended itself, as those of gRPC's own services do."""
+    code: grpc.StatusCode = context.code()
+    return code.name
 
 
 def _known(error: Exception) -> BoxlossError:

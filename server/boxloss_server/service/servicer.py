@@ -79,7 +79,7 @@ class LossServicer:
             ),
             "ListLosses": grpc.unary_unary_rpc_method_handler(
                 self._list_losses,
-                loss_service_pb2.ListLossesRequest.FromString,
+                reader(loss_service_pb2.ListLossesRequest),
                 loss_service_pb2.ListLossesResponse.SerializeToString,
             ),
         }
@@ -145,9 +145,9 @@ class LossServicer:
         return self._written(encode_matrix(request.message, grid, outcome), outcome)
 
     async def _list_losses(
-        self, request: loss_service_pb2.ListLossesRequest, context: Context
+        self, request: Received[loss_service_pb2.ListLossesRequest], context: Context
     ) -> loss_service_pb2.ListLossesResponse:
-        refuse_unknown_fields(request)
+        refuse_unknown_fields(request.message)
         return self._catalogue
 
     async def _answer_message(
