@@ -36,8 +36,9 @@ format: .venv/dev ## bring code and contract into their form
 proto: .venv-proto/installed ## generate the stubs from the contract
 	$(PROTO_BIN)/python proto/generate.py client
 
-docs: .venv/dev ## write docs/losses.md and its pictures
+docs: .venv/dev ## write docs/losses.md and its pictures, and the table of settings
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/pictures.py
 
 compat: .venv/dev .venv-oldest/installed ## run the SDK with the oldest packages that it accepts

@@ -10,8 +10,11 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def free_port() -> int:
@@ -26,15 +29,17 @@ class ServerProcess:
 
     Args:
         flags: of its command line; the ports are free ones unless given.
+        module: the program.
+        environment: further variables.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, module: str = "boxloss_server", environment: Mapping[str, str] = NOTHING) -> None:
         self.log: deque[dict[str, Any]] = deque(maxlen=1000)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "boxloss_server", "--port=0", "--metrics-port=0", "--log-format=json", *flags],
+            [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--log-format=json", *flags],
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"BOXLOSS_DEVICE": "cpu"},
+            env={**os.environ, "BOXLOSS_DEVICE": "cpu", **environment},
         )
         assert self._process.stderr
         self._lines = self._process.stderr

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from boxloss import DeadlineExceededError, ServerBusyError
+from boxloss import DeadlineExceededError, ServerBusyError, ServerUnavailableError
 from boxloss_server.batching import Batcher, Capacity
 
 LARGE = 100
 
 
 class Work:
-    """Computes batches and remembers them; can be held up, and fails for the request "poison"."""
+    """Computes batches and remembers them; can be held up, and fails for the requests "poison" and "lost"."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Any, list[Any]]] = []
@@ -29,6 +30,8 @@ class Work:
         self.batches.append((work, list(requests)))
         if "poison" in requests:
             raise RuntimeError("poisoned")
+        if "lost" in requests:
+            raise ServerUnavailableError("the device failed")
         return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests]
 
 
@@ -40,6 +43,7 @@ class Ledger:
         self.rejections: list[str] = []
         self.admissions = 0
         self.queued_marks: list[int] = []
+        self.failures: list[str] = []
 
     def admitted(self) -> int:
         self.admissions += 1
@@ -60,11 +64,11 @@ class Ledger:
     def busy(self, seconds: float) -> None:
         assert seconds >= 0
 
+    def failed(self, outcome: str) -> None:
+        self.failures.append(outcome)
+
     def rejected(self, reason: str) -> None:
         self.rejections.append(reason)
-
-    def failed(self, outcome: str) -> None:
-        raise AssertionError("nothing is split")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -251,12 +255,38 @@ async def test_a_request_past_its_deadline_is_never_computed() -> None:
     assert room.ledger.rejections == ["deadline"]
 
 
-async def test_a_failing_batch_fails_its_requests_and_the_next_one_works() -> None:
-    room = Room()
-    outcomes = await asyncio.gather(*(room.submit(name) for name in ("a", "poison")), return_exceptions=True)
-    assert [str(outcome) for outcome in outcomes] == ["poisoned", "poisoned"]
-    assert (await room.submit("b")).result == "ciou:b"
+@pytest.mark.parametrize("pairs", [1, LARGE + 1], ids=["on the loop", "in the worker"])
+async def test_a_request_that_fails_harms_no_neighbour(pairs: int) -> None:
+    room = Room(batch_pairs=1000 * pairs)
+    room.work.gate.clear()
+    first = room.submit("first", LARGE + 1)  # Holds the worker, so that the others share a batch there.
+    await until(lambda: room.ledger.reasons == ["idle"])
+    names = [f"{i}" for i in range(64)]
+    names[5] = names[40] = "poison"
+    calls = [room.submit(name, pairs) for name in names]
+    await until(lambda: room.capacity.requests == 65)
+    room.work.gate.set()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert (await first).result == "ciou:first"
+    for name, outcome in zip(names, outcomes, strict=True):
+        if name == "poison":
+            assert str(outcome) == "poisoned"
+        else:
+            assert not isinstance(outcome, BaseException)
+            assert outcome.result == f"ciou:{name}"
+    computed = [len(requests) for _, requests in room.work.batches]
+    assert max(computed) == 64
+    assert all(sum(name in requests for _, requests in room.work.batches) <= 7 for name in names if name != "poison")
+    assert Counter(room.ledger.failures) == {"request": 2, "split": 11}  # Of 64, twice 32, ... twice 2.
     assert room.capacity.pairs == 0
+
+
+async def test_what_no_half_can_be_computed_with_is_not_split() -> None:
+    room = Room()
+    outcomes = await asyncio.gather(*(room.submit(name) for name in ("a", "lost", "b")), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ServerUnavailableError] * 3
+    assert len(room.work.batches) == 1
+    assert (await room.submit("c")).result == "ciou:c"
 
 
 async def test_a_batch_that_fails_in_the_worker_does_not_end_the_worker() -> None:

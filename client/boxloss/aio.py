@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying
 from boxloss.arrays import Array, Boxes
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
+from boxloss.credentials import Tls, metadata, open_channel
 from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
 from boxloss.exchange import (
     NO_NAMES,
@@ -32,7 +33,7 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
-from boxloss.retry import CHANNEL_OPTIONS, policy
+from boxloss.retry import policy
 from boxloss.stub import Stub
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
@@ -53,6 +54,12 @@ class AsyncClient(Connection):
         timeout: seconds that a call may take, unless it says otherwise.
         metrics: `boxloss.metrics.ClientMetrics` to count calls in.
         tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
+        tls: TLS, for a server that has it.
+        token: for a server that asks for one. It is sent with every call, over TLS or to this computer only.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
+        ValueError: one is wrong, or the token would travel without TLS.
     """
 
     def __init__(
@@ -62,10 +69,12 @@ class AsyncClient(Connection):
         timeout: float = 30.0,
         metrics: ClientMetrics | None = None,
         tracing: bool = False,
+        tls: Tls | None = None,
+        token: str | None = None,
     ) -> None:
         super().__init__(address, timeout=timeout, metrics=metrics, tracing=tracing)
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub = Stub(self._channel)
+        self._channel = open_channel(grpc.aio, address, tls, token)
+        self._stub = Stub(self._channel, metadata(token))
         self._sendings: dict[Task[Answer], list[_Call]] = {}
         self._watch = _Watch()
 

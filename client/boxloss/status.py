@@ -12,10 +12,13 @@ from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InvalidInputError,
+    OutOfMemoryError,
+    QuotaExceededError,
     RequestTooLargeError,
     ServerBusyError,
     ServerError,
     ServerUnavailableError,
+    UnauthenticatedError,
     UnsupportedError,
     Violation,
 )
@@ -40,8 +43,16 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
     if info.reason in _BY_REASON and violations:
         return _BY_REASON[info.reason](violations)
     match error.code():
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return UnauthenticatedError(
+                f"{address} refuses {method} ({message}); give the client a token= that it knows"
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED if retry_after is not None:
+            if info.reason == QuotaExceededError.reason:
+                return QuotaExceededError(message, retry_after)
             return ServerBusyError(message, retry_after)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if info.reason == OutOfMemoryError.reason:
+            return OutOfMemoryError(message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses a message.
             return RequestTooLargeError(
                 [Violation(method, f"{message}; send less at once, or raise the server's --max-message-bytes")]
@@ -59,7 +70,7 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "
-                "or correct the address"
+                "or correct the address or the TLS to it"
             )
         case code:
             return ServerError(f"{address} failed to answer {method} ({code.name}: {message})")

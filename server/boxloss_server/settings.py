@@ -28,6 +28,22 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the server's certificate and those above it; callers must use TLS then."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with authorities; callers must show a certificate of one of them then (mutual TLS)."
+    )
+    tokens_file: Path | None = Field(
+        None, description="File with lines of a client's name and its token; callers must send one of the tokens then."
+    )
+    client_pairs_per_second: int = Field(
+        0, ge=0, description="Most pairs per second that a client may ask for; 0 for no limit."
+    )
+    client_waiting_pairs: int = Field(
+        0, ge=0, description="Most pairs of a client that may wait or be computed at once; 0 for no limit."
+    )
     metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Port of the Prometheus metrics; 0 takes a free one.")
     processes: int = Field(
@@ -67,6 +83,12 @@ class Settings(BaseSettings):
     tracing: bool = Field(
         False, description="Send traces to the OTLP receiver that OTEL_EXPORTER_OTLP_ENDPOINT names, over gRPC."
     )
+    hang_timeout_s: float = Field(
+        60.0,
+        ge=0,
+        description="Time without progress, in seconds, after which a process counts as hanging and ends with status "
+        "70, to be replaced; 0 to let it hang.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto: console on a terminal, else json."
@@ -87,6 +109,10 @@ class Settings(BaseSettings):
     def _fits(self) -> Self:
         if self.max_waiting_pairs < self.max_request_pairs:
             raise ValueError("max_waiting_pairs must be at least max_request_pairs, or large requests never fit")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key belong together; give both or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("--tls-client-ca needs TLS; give --tls-certificate and --tls-key")
         return self
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from boxloss.errors import DeadlineExceededError, ServerBusyError
 from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
+from boxloss_server.batching.halves import Compute, in_halves
 from boxloss_server.batching.observer import Observer
 
 Result = TypeVar("Result")
@@ -101,7 +102,8 @@ class Batcher:
     Large requests wait for a single worker thread, and share a batch with those that come until it is free.
 
     Args:
-        compute: computes the same work for a list of requests; answers in their order, with a result or an error.
+        compute: computes the same work for a list of requests; answers in their order, with a result or an error. A
+            batch for which it raises is computed in halves.
         clock: tells the seconds for which the function alone has run, for the thread that asks.
         capacity: room for the requests that wait or are computed.
         window: longest time in seconds that a round lasts.
@@ -112,7 +114,7 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        compute: Compute,
         clock: Callable[[], float],
         capacity: Capacity,
         window: float,
@@ -120,7 +122,7 @@ class Batcher:
         small_pairs: int,
         observer: Observer,
     ) -> None:
-        self._compute = compute
+        self._compute = in_halves(compute, observer.failed)
         self._clock = clock
         self._capacity = capacity
         self._window = window
@@ -293,12 +295,9 @@ class Batcher:
         self._observer.busy(run.ended - started)
 
     def _run(self, entries: list[_Entry]) -> _Run:
-        """Computes a batch, in whichever thread. Where that fails, all its requests have the error."""
+        """Computes a batch, in whichever thread."""
         before = self._clock()
-        try:
-            results = self._compute(entries[0].work, [entry.request for entry in entries])
-        except Exception as error:
-            results = [error] * len(entries)
+        results = self._compute(entries[0].work, [entry.request for entry in entries])
         return _Run(results, self._clock() - before, time.monotonic())
 
     def _wanted(self, entries: list[_Entry], reason: str, now: float) -> list[_Entry]:

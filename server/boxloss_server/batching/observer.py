@@ -30,8 +30,10 @@ class Observer(Protocol):
     def busy(self, seconds: float) -> None:
         """Called with time in which the device worked. Where batches overlap, it is told once."""
 
-    def rejected(self, reason: str) -> None:
-        """Called for each request that is not computed: "queue_full", "deadline" or "cancelled"."""
-
     def failed(self, outcome: str) -> None:
-        """Called for each batch that fails and is "split", and for each "request" that fails alone."""
+        """Called for each computation that fails, also from another thread: of a batch, which is then "split", or of a
+        "request" alone.
+        """
+
+    def rejected(self, reason: str) -> None:
+        """Called for each request that is not computed: "queue_full", "deadline", "cancelled" or "quota"."""

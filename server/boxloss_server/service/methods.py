@@ -12,7 +12,9 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from boxloss.errors import BoxlossError, InvalidInputError, ServerError, Violation
+from boxloss.errors import BoxlossError, InvalidInputError, ServerError, UnauthenticatedError, Violation
+from boxloss_server.service.access import Access
+from boxloss_server.service.health import SERVICE_NAME
 from boxloss_server.service.metrics import Metrics, RpcMetrics
 from boxloss_server.service.status import cancellation, status_of
 
@@ -34,16 +36,22 @@ class Methods(grpc.GenericRpcHandler):
 
     Args:
         metrics: where the calls are counted.
-        tracing: makes their spans, if any.
+        access: who may call; all may call the health service.
+        tracing: makes the calls' spans, if any.
     """
 
-    def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
+    def __init__(self, metrics: Metrics, access: Access, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
+        self._access = access
         self._tracing = tracing
+        self._refusals: dict[str, Handler] = {}
         self._handlers: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a call; without one, gRPC answers UNIMPLEMENTED."""
+        refusal = self._refusals.get(handler_call_details.method)
+        if refusal and not self._access.admits(handler_call_details.invocation_metadata):
+            return refusal
         return self._handlers.get(handler_call_details.method)
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -53,6 +61,8 @@ class Methods(grpc.GenericRpcHandler):
         """Called by generated code with a service's handlers."""
         for name, handler in handlers.items():
             self._handlers[f"/{service}/{name}"] = self._wrapped(service, name, handler)
+            if self._access.restricted and service != SERVICE_NAME:
+                self._refusals[f"/{service}/{name}"] = self._refusal(service, name, handler)
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
         # Not grpc.health.v1 and the like: most traces would be of health checks.
@@ -68,6 +78,20 @@ class Methods(grpc.GenericRpcHandler):
                 stream = tracing.stream(f"{service}/{name}", stream)
             return grpc.stream_stream_rpc_method_handler(stream, None, None)
         return handler
+
+    def _refusal(self, service: str, name: str, handler: Handler) -> Handler:
+        """What answers a call without a token. It takes streams: so the request is refused before it is received."""
+
+        async def refuse(_messages: Any, _context: Context) -> AsyncIterator[bytes]:
+            self._metrics.rejected("unauthenticated")
+            raise UnauthenticatedError(
+                "the call has no token that this server knows; send 'authorization: Bearer TOKEN'"
+            )
+            yield b""
+
+        metrics = self._metrics.rpc("unary" if handler.unary_unary else "bidi_stream", service, name)
+        refusal: Handler = grpc.stream_stream_rpc_method_handler(refuse, None, None)
+        return grpc.stream_stream_rpc_method_handler(_stream(refusal, metrics), None, None)
 
 
 def _unary(handler: Handler, metrics: RpcMetrics) -> Any:

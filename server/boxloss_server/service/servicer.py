@@ -18,7 +18,8 @@ from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
-from boxloss_server.batching import Batcher, Outcome
+from boxloss_server.batching import Batcher, Outcome, Quotas
+from boxloss_server.service.access import Access
 from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
@@ -41,15 +42,23 @@ class LossServicer:
         limits: on a request.
         device: name of the device that computes.
         metrics: where what is asked for is counted, and how long answers take to write.
+        access: tells the callers apart.
         tracing: makes spans of messages and stages, if any.
     """
 
     def __init__(
-        self, batcher: Batcher, limits: Limits, device: str, metrics: Metrics, tracing: Tracing | None = None
+        self,
+        batcher: Batcher | Quotas,
+        limits: Limits,
+        device: str,
+        metrics: Metrics,
+        access: Access,
+        tracing: Tracing | None = None,
     ) -> None:
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
+        self._access = access
         self._tracing = tracing
         self._catalogue = _catalogue(limits, device)
         self._readers: set[asyncio.Task[None]] = set()
@@ -82,12 +91,12 @@ class LossServicer:
             reading.cancel()
 
     async def _evaluate(self, request: Received[loss_service_pb2.EvaluateRequest], context: Context) -> bytes:
-        return await self._answer(request, _deadline(context), context.peer())
+        return await self._answer(request, _deadline(context), self._access.client(context))
 
     async def _evaluate_stream(
         self, requests: AsyncIterator[Received[loss_service_pb2.EvaluateStreamRequest]], context: Context
     ) -> AsyncIterator[bytes]:
-        deadline, client = _deadline(context), context.peer()
+        deadline, client = _deadline(context), self._access.client(context)
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_STREAM_DEPTH)
 
         async def read() -> None:
@@ -132,7 +141,7 @@ class LossServicer:
         self._metrics.asked(work.box_format)
         self._metrics.masked(len(grid.masked_rows) + len(grid.masked_columns))
         pairs = len(grid.rows) * len(grid.columns)
-        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), context.peer())
+        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), self._access.client(context))
         return self._written(encode_matrix(request.message, grid, outcome), outcome)
 
     async def _list_losses(
