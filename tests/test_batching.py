@@ -209,14 +209,76 @@ async def test_an_error_among_the_results_is_that_requests_own() -> None:
 
 async def test_a_full_queue_turns_away_and_says_when_to_return() -> None:
     room = Room(capacity=10)
-    accepted = room.submit("accepted", pairs=8)
-    await room.until_waiting(8)
-    with pytest.raises(ServerBusyError, match="queue is full: 8 pairs") as refused:
+    accepted = room.submit("accepted", pairs=10)
+    await room.until_waiting(10)
+    with pytest.raises(ServerBusyError, match="queue is full: 10 pairs") as refused:
         await room.submit("refused", pairs=3)
     assert 0 < refused.value.retry_after <= 1
     assert (await accepted).result == "ciou:accepted"
     assert room.ledger.rejections == ["queue_full"]
     assert (room.capacity.requests, room.capacity.pairs) == (0, 0)
+
+
+def test_a_large_request_finds_room_as_easily_as_a_small_one() -> None:
+    capacity = Capacity(10)
+    assert capacity.admit(9)
+    assert capacity.admit(10)
+    assert not capacity.admit(1)
+    capacity.release(10, patient=False)
+    assert capacity.admit(1)
+    assert (capacity.requests, capacity.pairs) == (2, 10)
+
+
+async def test_all_who_fit_are_let_in_when_room_becomes_free() -> None:
+    capacity = Capacity(10)
+    assert capacity.admit(10)
+    patient = [asyncio.create_task(capacity.wait(1)) for _ in range(8)]
+    await asyncio.sleep(0)
+    capacity.release(10, patient=False)
+    await asyncio.gather(*patient[:5])
+    assert (capacity.requests, capacity.pairs) == (5, 5)  # Half of the room; the rest is for those who cannot wait.
+    assert capacity.admit(5)
+    for _ in range(5):
+        capacity.release(1, patient=True)
+    await asyncio.gather(*patient)
+    assert (capacity.requests, capacity.pairs) == (4, 8)
+
+
+async def test_neither_patient_nor_hasty_requests_keep_the_others_out() -> None:
+    capacity = Capacity(10)
+    answered = {"patient": 0, "hasty": 0}
+
+    async def ask_patiently() -> None:
+        while answered["patient"] < 100:
+            await capacity.wait(1)
+            await asyncio.sleep(0)
+            answered["patient"] += 1
+            capacity.release(1, patient=True)
+
+    async def ask_hastily() -> None:
+        while answered["patient"] < 100:
+            admitted = capacity.admit(1)
+            await asyncio.sleep(0)
+            if admitted:
+                answered["hasty"] += 1
+                capacity.release(1, patient=False)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(ask_patiently() for _ in range(30)), *(ask_hastily() for _ in range(30)))
+    assert min(answered.values()) > sum(answered.values()) / 4
+
+
+async def test_a_patient_request_that_gives_up_as_it_is_let_in_gives_its_room_back() -> None:
+    capacity = Capacity(10)
+    assert capacity.admit(10)
+    waiting = asyncio.create_task(capacity.wait(6))
+    await asyncio.sleep(0)
+    capacity.release(10, patient=False)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (capacity.requests, capacity.pairs) == (0, 0)
+    await capacity.wait(1)
 
 
 async def test_patient_requests_wait_for_room_in_their_order() -> None:

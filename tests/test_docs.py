@@ -81,6 +81,21 @@ def test_links_lead_somewhere(page: str) -> None:
         assert target[1:] in anchors if target.startswith("#") else (DOCS / target).is_file(), target
 
 
+def test_every_fault_names_tests_that_exist() -> None:
+    tests = {
+        name
+        for path in Path(__file__).parent.glob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))
+    }
+    rows = re.findall(r"^\|.*\|$", (DOCS / "reliability.md").read_text(encoding="utf-8"), re.MULTILINE)
+    faults = [row for row in rows if not re.match(r"\| (fault|:--) \|", row)]
+    assert faults
+    for fault in faults:
+        named = re.findall(r"`(test_\w+)`", fault)
+        assert named, fault
+        assert set(named) <= tests, fault
+
+
 def test_the_pictures_can_be_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     subprocess.run([sys.executable, DOCS / "pictures.py", tmp_path], check=True, timeout=100)

@@ -95,14 +95,14 @@ async def test_what_a_full_queue_turns_away_costs_nothing() -> None:
 async def test_a_client_may_have_so_much_waiting() -> None:
     rationed = Rationed(waiting_pairs=300)
     rationed.room.work.gate.clear()
-    waiting = asyncio.create_task(rationed.submit("greedy", pairs=200))
-    await rationed.room.until_waiting(200)
-    with pytest.raises(QuotaExceededError, match="200 pairs of this client wait, of 300 that may") as refused:
+    waiting = asyncio.create_task(rationed.submit("greedy", pairs=300))
+    await rationed.room.until_waiting(300)
+    with pytest.raises(QuotaExceededError, match="300 pairs of this client wait, of 300 that may") as refused:
         await rationed.submit("greedy", pairs=200)
     assert refused.value.retry_after > 0
     patient = asyncio.create_task(rationed.submit("greedy", pairs=200, patient=True))
     modest = asyncio.create_task(rationed.submit("modest", pairs=200))
-    await rationed.room.until_waiting(400)
+    await rationed.room.until_waiting(500)
     rationed.room.work.gate.set()
     await asyncio.gather(waiting, modest, patient)
     assert rationed.room.ledger.rejections == ["quota"]
@@ -122,16 +122,23 @@ async def test_idle_clients_are_forgotten() -> None:
     assert len(rationed.quotas._accounts) <= 2048
 
 
-async def test_clients_that_owe_or_wait_are_not_forgotten() -> None:
-    rationed = Rationed(pairs_per_second=10, waiting_pairs=300)
-    await rationed.submit("debtor", pairs=10)
+async def test_a_client_that_owes_is_not_forgotten() -> None:
+    rationed = Rationed(pairs_per_second=10)
+    await rationed.submit("debtor", pairs=1000)
+    for number in range(10_000):
+        rationed.quotas._account(f"client {number}")
+    with pytest.raises(QuotaExceededError):
+        await rationed.submit("debtor")
+
+
+async def test_a_client_that_waits_is_not_forgotten() -> None:
+    rationed = Rationed(waiting_pairs=300)
     rationed.room.work.gate.clear()
     waiting = asyncio.create_task(rationed.submit("waiting", pairs=200))
     await rationed.room.until_waiting(200)
     for number in range(10_000):
         rationed.quotas._account(f"client {number}")
-    for client in ("debtor", "waiting"):
-        with pytest.raises(QuotaExceededError):
-            await rationed.submit(client, pairs=10)
+    with pytest.raises(QuotaExceededError):
+        await rationed.submit("waiting", pairs=200)
     rationed.room.work.gate.set()
     await waiting

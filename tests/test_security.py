@@ -387,7 +387,7 @@ def test_without_a_token_every_rpc_but_health_is_refused_and_counted(
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     for call in (
         lambda: stub.Evaluate(request_of(1)),
-        lambda: stub.Evaluate(request_of(2**20)),
+        lambda: stub.Evaluate(request_of(2**21)),  # Too large, had it been received.
         lambda: stub.PairwiseIou(loss_service_pb2.PairwiseIouRequest()),
         lambda: stub.ListLosses(loss_service_pb2.ListLossesRequest()),
         lambda: list(stub.EvaluateStream(iter([loss_service_pb2.EvaluateStreamRequest()]))),

@@ -6,10 +6,10 @@ import asyncio
 import math
 import time
 from asyncio import Future, Queue, Task, TimerHandle
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,10 +17,17 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.channel import Address
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
 from boxloss.credentials import Tls, metadata, open_channel
-from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerUnavailableError,
+)
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -41,6 +48,8 @@ from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 if TYPE_CHECKING:
     from boxloss.metrics import ClientMetrics
 
+Answered = TypeVar("Answered")
+
 
 class AsyncClient(Connection):
     """A connection to a boxloss server for asyncio. Share it between the tasks of one event loop; close it, or use it
@@ -50,7 +59,7 @@ class AsyncClient(Connection):
     awaited. Small evaluations that tasks ask for at the same time are sent together.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
         metrics: `boxloss.metrics.ClientMetrics` to count calls in.
         tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
@@ -64,7 +73,7 @@ class AsyncClient(Connection):
 
     def __init__(
         self,
-        address: str = "localhost:50051",
+        address: Address = "localhost:50051",
         *,
         timeout: float = 30.0,
         metrics: ClientMetrics | None = None,
@@ -179,10 +188,15 @@ class AsyncClient(Connection):
             except BoxlossError as error:
                 connection.close(error)
                 connection = None
-                raise
+                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
+                    raise
+            stream.cut(await self._offer(None))
+            return await read()
 
         source = _iterator(batches)
-        retried = self._retried("EvaluateStream")
+        retrying = partial(
+            AsyncRetrying, **policy(self.timeout, self._several), before_sleep=self._retried("EvaluateStream")
+        )
         with self._watched("EvaluateStream"):
             try:
                 while True:
@@ -200,7 +214,7 @@ class AsyncClient(Connection):
                         if fault:
                             raise fault
                         return
-                    if result := stream.answer(await AsyncRetrying(**policy(self.timeout), before_sleep=retried)(read)):
+                    if result := stream.answer(await retrying()(read)):
                         yield result
             finally:
                 if connection:
@@ -220,18 +234,35 @@ class AsyncClient(Connection):
     ) -> Array:
         """Computes an IoU metric between all boxes of two sets."""
         deadline = self._deadline(timeout)
-        with self._watched("PairwiseIou"):
-            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
+
+        async def ask(server: ServerInfo) -> Array:
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
             return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
+
+        with self._watched("PairwiseIou"):
+            return await self._fitting(ask, deadline)
 
     async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        server = await self._offer(deadline)
-        if lane := self._lane(question, timeout, server):
-            call = _Call(question, deadline)
-            return (await self._ride(lane, call)).results(call)
-        exchange = EvaluationExchange(question, server)
-        return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+        async def ask(server: ServerInfo) -> list[LossResult]:
+            if lane := self._lane(question, timeout, server):
+                call = _Call(question, deadline)
+                return (await self._ride(lane, call)).results(call)
+            exchange = EvaluationExchange(question, server)
+            return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+        return await self._fitting(ask, deadline)
+
+    async def _fitting(self, ask: Callable[[ServerInfo], Awaitable[Answered]], deadline: float) -> Answered:
+        """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        while True:
+            server = await self._offer(deadline)
+            try:
+                return await ask(server)
+            except RequestTooLargeError:
+                if not self._narrows(server):
+                    raise
 
     async def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
@@ -330,8 +361,8 @@ class AsyncClient(Connection):
             return response
 
         with self._sending(method, callers) as headers:
-            retrying = AsyncRetrying(**policy(deadline - time.monotonic()), before_sleep=self._retried(method))
-            return await retrying(attempt)
+            retries = policy(deadline - time.monotonic(), self._several)
+            return await AsyncRetrying(**retries, before_sleep=self._retried(method))(attempt)
 
 
 class _Call(Call):

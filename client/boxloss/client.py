@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.channel import Address
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
 from boxloss.credentials import Tls, metadata, open_channel
-from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerUnavailableError,
+)
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -38,6 +46,8 @@ from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 if TYPE_CHECKING:
     from boxloss.metrics import ClientMetrics
 
+Answered = TypeVar("Answered")
+
 
 class Client(Connection):
     """A connection to a boxloss server. Safe to share between threads; close it, or use it in a `with` statement.
@@ -47,7 +57,7 @@ class Client(Connection):
     `BoxlossError`.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
         metrics: `boxloss.metrics.ClientMetrics` to count calls in.
         tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
@@ -61,7 +71,7 @@ class Client(Connection):
 
     def __init__(
         self,
-        address: str = "localhost:50051",
+        address: Address = "localhost:50051",
         *,
         timeout: float = 30.0,
         metrics: ClientMetrics | None = None,
@@ -221,10 +231,15 @@ class Client(Connection):
             except BoxlossError as error:
                 connection.close(error)
                 connection = None
-                raise
+                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
+                    raise
+            stream.cut(self._offer(None))
+            return read()
 
         source = iter(batches)
-        retried = self._retried("EvaluateStream")
+        retrying = partial(
+            Retrying, **policy(self.timeout, self._several), before_sleep=self._retried("EvaluateStream")
+        )
         with self._watched("EvaluateStream"):
             try:
                 while True:
@@ -242,7 +257,7 @@ class Client(Connection):
                         if fault:
                             raise fault
                         return
-                    if result := stream.answer(Retrying(**policy(self.timeout), before_sleep=retried)(read)):
+                    if result := stream.answer(retrying()(read)):
                         yield result
             finally:
                 if connection:
@@ -281,18 +296,35 @@ class Client(Connection):
             BoxlossError: as `evaluate`.
         """
         deadline = self._deadline(timeout)
-        with self._watched("PairwiseIou"):
-            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
+
+        def ask(server: ServerInfo) -> Array:
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
             return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
+
+        with self._watched("PairwiseIou"):
+            return self._fitting(ask, deadline)
 
     def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        server = self._offer(deadline)
-        if lane := self._lane(question, timeout, server):
-            call = _Call(question, deadline)
-            return self._ride(lane, call).results(call)
-        exchange = EvaluationExchange(question, server)
-        return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+        def ask(server: ServerInfo) -> list[LossResult]:
+            if lane := self._lane(question, timeout, server):
+                call = _Call(question, deadline)
+                return self._ride(lane, call).results(call)
+            exchange = EvaluationExchange(question, server)
+            return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+        return self._fitting(ask, deadline)
+
+    def _fitting(self, ask: Callable[[ServerInfo], Answered], deadline: float) -> Answered:
+        """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        while True:
+            server = self._offer(deadline)
+            try:
+                return ask(server)
+            except RequestTooLargeError:
+                if not self._narrows(server):
+                    raise
 
     def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
@@ -391,8 +423,8 @@ class Client(Connection):
             return response
 
         with self._sending(method, callers) as headers:
-            retrying = Retrying(**policy(deadline - time.monotonic()), before_sleep=self._retried(method))
-            return retrying(attempt)
+            retries = policy(deadline - time.monotonic(), self._several)
+            return Retrying(**retries, before_sleep=self._retried(method))(attempt)
 
 
 class _Call(Call):

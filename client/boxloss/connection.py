@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tenacity import RetryCallState
 
+from boxloss.channel import Address, is_several, name_of
 from boxloss.coalescing import CALL_PAIRS, LANES, Lane
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InputError,
-    RequestTooLargeError,
     ServerBusyError,
     ServerUnavailableError,
 )
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
     from boxloss.metrics import ClientMetrics
 
 _UNWATCHED: AbstractContextManager[Any] = nullcontext()
+_LEAST_BYTES = 2**10
+"""No server has a lower limit of a message."""
 
 
 class Connection:
     """Base of the clients.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
         metrics: where calls are counted, if anywhere.
         tracing: whether messages carry the caller's trace, and have a span.
@@ -45,13 +48,14 @@ class Connection:
 
     def __init__(
         self,
-        address: str = "localhost:50051",
+        address: Address = "localhost:50051",
         *,
         timeout: float = 30.0,
         metrics: ClientMetrics | None = None,
         tracing: bool = False,
     ) -> None:
-        self.address = address
+        self.address = name_of(address)
+        self._several = is_several(address)
         self.timeout = timeout
         self._metrics = metrics
         self._tracing: Any = _tracing() if tracing else None
@@ -77,11 +81,27 @@ class Connection:
     def _translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         """The boxloss error that a failed call stands for, with the caller's names for its fields."""
         translated = error_of(error, self.address, method)
-        if isinstance(translated, RequestTooLargeError):
-            self._server = None  # Its limits are not what they were; the next call asks again.
         if isinstance(translated, (ServerUnavailableError, ServerBusyError)):
             self._trouble = error
         return translated.renamed(names) if isinstance(translated, InputError) else translated
+
+    def _narrows(self, server: ServerInfo) -> bool:
+        """Whether what is too large may be sent again in smaller parts.
+
+        Another replica, or the same after a restart, may allow less than the server said that told its limits. Which
+        of them refuses is not known, and so neither what it allows: what was believed is halved.
+        """
+        if self._server is server:  # Else another call has narrowed it meanwhile.
+            narrower = dataclasses.replace(
+                server,
+                message_bytes=max(server.message_bytes // 2, _LEAST_BYTES),
+                request_pairs=max(server.request_pairs // 2, 1),
+            )
+            if narrower == server:
+                self._server = None  # It is not that; the next call asks anew.
+                return False
+            self._server = narrower
+        return True
 
     def _late(self, error: DeadlineExceededError | None = None) -> BoxlossError:
         """What a call fails with when its time is over: what kept the server from answering, where that is known."""

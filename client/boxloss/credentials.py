@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from boxloss.retry import CHANNEL_OPTIONS
+from boxloss.channel import Address, channel_options, name_of, target_of
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 File: TypeAlias = str | os.PathLike[str]
@@ -69,26 +69,32 @@ class Tls:
         raise ValueError(f"{self.key}: is encrypted; give one without a password that only you can read")
 
 
-def open_channel(stack: Any, address: str, tls: Tls | None, token: str | None) -> Any:
-    """A channel to a server.
+def open_channel(stack: Any, address: Address, tls: Tls | None, token: str | None) -> Any:
+    """A channel to a server, or to several.
 
     Args:
         stack: the module `grpc` or `grpc.aio`.
-        address: of the server.
+        address: of the server, or of several.
         tls: None for none.
         token: what the calls will send.
 
     Raises:
         OSError: a file of `tls` cannot be read.
-        ValueError: one is wrong, or others in the network could read the token.
+        ValueError: one is wrong, or others in the network could read the token, or TLS is to be used with a list.
     """
     if tls:
-        return stack.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
+        if not isinstance(address, str) and len(address) > 1:
+            raise ValueError(
+                "a list of addresses is looked up, and certificates name hosts; with TLS, give dns:///name:port"
+            )
+        return stack.secure_channel(target_of(address), tls.credentials(), channel_options(address))
     if token is None:
-        return stack.insecure_channel(address, CHANNEL_OPTIONS)
-    if not _stays_here(address):
-        raise ValueError(f"without TLS, others in the network could read the token sent to {address}; turn TLS on")
-    return stack.insecure_channel(address, [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)])
+        return stack.insecure_channel(target_of(address), channel_options(address))
+    if not all(map(_stays_here, [address] if isinstance(address, str) else address)):
+        raise ValueError(
+            f"without TLS, others in the network could read the token sent to {name_of(address)}; turn TLS on"
+        )
+    return stack.insecure_channel(target_of(address), [*channel_options(address), ("grpc.enable_http_proxy", 0)])
 
 
 def metadata(token: str | None) -> Metadata | None:

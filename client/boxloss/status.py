@@ -25,9 +25,13 @@ from boxloss.errors import (
 
 _BY_REASON = {error.reason: error for error in (InvalidInputError, RequestTooLargeError, UnsupportedError)}
 
-
-_BROKEN_WHILE_WRITING = "Internal error from Core"
-"""What grpc.aio calls it when a connection breaks while a message is written; no server sends it."""
+_BROKEN = "Internal error from Core", "RST_STREAM"
+"""What the details of an INTERNAL status have where none was sent: grpc.aio's word for a connection that breaks while a
+message is written, and what a proxy does to a call whose server has gone.
+"""
+_DROPPED = "CANCELLED"
+"""What gRPC calls it when a server drops a call that it has not read: a thousand others wait, or it shuts down."""
+_DROPPED_RETRY_AFTER = 0.1
 
 
 def error_of(error: Any, address: str, method: str) -> BoxlossError:
@@ -65,8 +69,15 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
             return DeadlineExceededError(
                 f"{address} did not answer {method} in time ({message}); allow a longer timeout, or send less at once"
             )
-        case grpc.StatusCode.INTERNAL if error.details() == _BROKEN_WHILE_WRITING:
+        case grpc.StatusCode.INTERNAL if any(sign in message for sign in _BROKEN):
             return ServerUnavailableError(f"the connection to {address} broke; is the server still there?")
+        case grpc.StatusCode.CANCELLED if error.details() == _DROPPED:
+            return ServerBusyError(
+                f"{address} has dropped the call before reading it: too many wait, or it shuts down",
+                _DROPPED_RETRY_AFTER,
+            )
+        case grpc.StatusCode.CANCELLED:  # By the server, or a proxy before it.
+            return ServerUnavailableError(f"the server at {address} is shutting down; is there another?")
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     max_batch_pairs: int = Field(2**18, ge=1, description="A batch is computed when it has so many pairs.")
     max_waiting_pairs: int = Field(
-        2**22, ge=1, description="Most pairs that may wait or be computed at once; more are turned away."
+        2**22, ge=1, description="While so many pairs wait or are computed, more are turned away."
     )
     batch_window_ms: float = Field(
         8.0, ge=0, le=1000, description="Longest time that small calls wait for others to share a batch, in ms."
@@ -88,6 +88,18 @@ class Settings(BaseSettings):
         ge=0,
         description="Time without progress, in seconds, after which a process counts as hanging and ends with status "
         "70, to be replaced; 0 to let it hang.",
+    )
+    keepalive_s: float = Field(
+        20.0,
+        ge=0,
+        description="A client that is silent for so long is asked whether it is still there, and has as long to answer "
+        "before its connection is closed, in seconds; 0 never asks.",
+    )
+    max_connection_age_s: float = Field(
+        0.0,
+        ge=0,
+        description="Age at which clients are asked to connect anew, so that they spread over new servers, in seconds; "
+        "0: none. What is under way has --shutdown-grace-s to end.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from boxloss.channel import Address
 from boxloss.cli.faults import fault
 from boxloss.client import Client
 from boxloss.credentials import Tls
@@ -35,7 +36,7 @@ class Credentials(NamedTuple):
     key: Path | None
     token_file: Path | None
 
-    def client(self, address: str, timeout: float) -> Client:
+    def client(self, address: Address, timeout: float) -> Client:
         """A client of the server at the address.
 
         Raises:

@@ -195,7 +195,7 @@ class Batcher:
             return await entry.outcome
         finally:
             del self._arrivals[entry.outcome]
-            self._capacity.release(room)
+            self._capacity.release(room, patient)
 
     def shut_down(self) -> None:
         """Lets go of the worker thread. Call it when no request waits any more."""

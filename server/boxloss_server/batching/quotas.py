@@ -75,7 +75,7 @@ class Quotas:
                     account.balance += room  # It got nothing for it.
                     raise
             finally:
-                account.capacity.release(room)
+                account.capacity.release(room, patient)
         finally:
             account.calls -= 1
 

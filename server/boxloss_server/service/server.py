@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from boxloss_server.batching import Batcher, Capacity, Quotas
 from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
 from boxloss_server.service.access import Access
 from boxloss_server.service.certificates import Certificates
+from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.files import Files
 from boxloss_server.service.health import SERVICE_NAME, Health
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
+_FOR_EVER = 2**31 - 1
+"""Milliseconds that gRPC takes for no limit."""
 
 _log = structlog.get_logger()
 
@@ -47,6 +50,7 @@ class Server:
         settings: what to serve and where.
         address: address to listen on instead of the settings' host and port, for example "unix:/tmp/socket".
         shares_port: whether other servers that also share may listen on the same port.
+        engine: makes what computes.
 
     Attributes:
         registry: its metrics.
@@ -54,10 +58,17 @@ class Server:
         device: what computes, once started.
     """
 
-    def __init__(self, settings: Settings, address: str | None = None, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        address: str | None = None,
+        shares_port: bool = False,
+        engine: Callable[[torch.device, Kernels, Callable[[], None]], Engine] = Engine,
+    ) -> None:
         self._settings = settings
         self._address = address or f"{settings.host}:{settings.port}"
         self._shares_port = shares_port
+        self._make_engine = engine
         self._tracing = _tracing() if settings.tracing else None
         self._metrics = Metrics(self._tracing.exemplar if self._tracing else no_exemplar)
         self._health = Health()
@@ -82,7 +93,7 @@ class Server:
         self._kernels = Kernels(
             device, settings.compile, settings.kernel_cache, settings.max_kernels, self._metrics.compiled
         )
-        self._engine = Engine(device, self._kernels, self._watchdog.beat)
+        self._engine = self._make_engine(device, self._kernels, self._watchdog.beat)
         self._engine.warm_up()
         self.device = str(device)
         self._metrics.serves_on(self.device)
@@ -103,13 +114,7 @@ class Server:
         rationed = Quotas(self._batcher, *quotas, self._metrics) if any(quotas) else self._batcher
         access = Access(self._tokens, settings.tls_client_ca is not None, any(quotas))
         self._servicer = LossServicer(rationed, limits, self.device, self._metrics, access, self._tracing)
-        self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", int(self._shares_port)),  # Two servers must not share a port unnoticed.
-            ],
-        )
+        self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
         methods: Any = Methods(self._metrics, access, self._tracing)  # Takes services as a server does.
         methods.add_registered_method_handlers(_SERVICE, self._servicer.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
