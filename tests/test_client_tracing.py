@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -174,6 +176,25 @@ with boxloss.Client(sys.argv[1], tracing=True) as client:
 
     spans = receiver.until(lambda spans: len(answered(spans)) == 2)
     assert {span.parent for span in answered(spans)} == {caller}
+
+
+def test_traces_and_tokens_travel_together(
+    receiver: Receiver, traced: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, file = secrets.token_urlsafe(32), tmp_path / "tokens"
+    file.write_text(f"alice {token}\n")
+    for name, value in receiver.variables.items():
+        monkeypatch.setenv(name, value)
+    with (
+        ServerProcess("--tracing", f"--tokens-file={file}") as server,
+        boxloss.Client(server.address, token=token, tracing=True) as client,
+        _program.start_as_current_span("secret"),
+    ):
+        client.info()
+        client.evaluate(A, B, CIoU())
+        assert len(list(client.evaluate_stream([(A, B)], CIoU()))) == 1
+    spans = receiver.until(of("secret", SERVER, 3))
+    assert not [span for span in spans if token in str(span.attributes)]
 
 
 def test_a_client_that_is_not_asked_to_sends_no_trace(traced: ServerProcess, receiver: Receiver) -> None:

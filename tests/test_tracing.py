@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from boxloss import CIoU, GIoU, wire
@@ -188,6 +189,15 @@ def test_callers_decide_what_is_sampled(tracing: LossServiceStub, receiver: Rece
     tracing.Evaluate(request(), metadata=caller_of(trace))
     spans = receiver.until(of(trace))
     assert not [span for span in spans if span.trace == ignored]
+
+
+def test_health_checks_are_not_traced(traced: ServerProcess, tracing: LossServiceStub, receiver: Receiver) -> None:
+    health, trace = new_trace(), new_trace()
+    with grpc.insecure_channel(traced.address) as channel:
+        checks: Any = health_pb2_grpc.HealthStub(channel)
+        assert checks.Check(health_pb2.HealthCheckRequest(), metadata=caller_of(health)).status
+    tracing.Evaluate(request(), metadata=caller_of(trace))
+    assert not [span for span in receiver.until(of(trace)) if span.trace == health]
 
 
 def exemplars(url: str) -> dict[str, set[str]]:

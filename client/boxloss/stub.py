@@ -35,7 +35,7 @@ class Stub:
     def __init__(self, channel: Any, metadata: Metadata | None = None) -> None:
         def method(kind: Callable[..., Any], name: str) -> Any:
             call = kind(f"/{_SERVICE.full_name}/{name}")
-            return partial(call, metadata=metadata) if metadata else call
+            return partial(_with_metadata, call, metadata) if metadata else call
 
         self.Evaluate = method(channel.unary_unary, "Evaluate")
         self.EvaluateStream = method(channel.stream_stream, "EvaluateStream")
@@ -53,3 +53,10 @@ def read_answer(method: str, data: bytes) -> Any:
         return _ANSWERS[method].FromString(data)
     except DecodeError:
         raise unexpected(f"bytes that are no {_ANSWERS[method].__name__}") from None
+
+
+def _with_metadata(
+    call: Callable[..., Any], own: Metadata, request: Any, *, timeout: float | None, metadata: Metadata | None
+) -> Any:
+    """Makes a call with the metadata of all calls, and with its own if it has any."""
+    return call(request, timeout=timeout, metadata=(*own, *(metadata or ())))

@@ -65,15 +65,17 @@ class Methods(grpc.GenericRpcHandler):
                 self._refusals[f"/{service}/{name}"] = self._refusal(service, name, handler)
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
+        # Not grpc.health.v1 and the like: most traces would be of health checks.
+        tracing = None if service.startswith("grpc.") else self._tracing
         if handler.unary_unary:
             unary = _unary(handler, self._metrics.rpc("unary", service, name))
-            if self._tracing:
-                unary = self._tracing.unary(f"{service}/{name}", unary)
+            if tracing:
+                unary = tracing.unary(f"{service}/{name}", unary)
             return grpc.unary_unary_rpc_method_handler(unary, None, None)
         if handler.stream_stream:
             stream = _stream(handler, self._metrics.rpc("bidi_stream", service, name))
-            if self._tracing:
-                stream = self._tracing.stream(f"{service}/{name}", stream)
+            if tracing:
+                stream = tracing.stream(f"{service}/{name}", stream)
             return grpc.stream_stream_rpc_method_handler(stream, None, None)
         watch = _watch(handler, self._metrics.rpc("server_stream", service, name))
         return grpc.unary_stream_rpc_method_handler(watch, None, handler.response_serializer)
