@@ -302,18 +302,25 @@ def test_a_server_that_hangs_says_where_and_ends_to_be_replaced(pairs: int) -> N
         until_more(answers)
 
 
-def test_warming_up_may_take_longer_than_hanging() -> None:
+def test_neither_a_long_warm_up_nor_idleness_is_hanging() -> None:
     timeout = WARM_UP / 2
     with faulty("--compile=ahead", f"--hang-timeout-s={timeout}") as server, boxloss.Client(server.address) as client:
-        assert client.evaluate(A, B, CIoU()).loss == pytest.approx([CIOU_OF_A_AND_B])
+        for _ in range(2):
+            time.sleep(2 * timeout)  # Not for a condition: nothing happens meanwhile.
+            assert client.evaluate(A, B, CIoU()).loss == pytest.approx([CIOU_OF_A_AND_B])
+        assert server.stop() == 0
 
 
 def suspend(*processes: int) -> None:
-    """Stops processes for longer than what hangs may with `SOON`, as a machine that sleeps would."""
+    """Stops processes for longer than what hangs may with `SOON`, as a machine that sleeps would.
+
+    The last to stop goes on first: it has been waiting for the others.
+    """
     for process in processes:
         os.kill(process, signal.SIGSTOP)
-    time.sleep(4)  # Not for a condition: that so much time passes is the fault.
-    for process in processes:
+        time.sleep(0.5)  # Not for a condition: that time passes is the fault.
+    time.sleep(4)
+    for process in reversed(processes):
         os.kill(process, signal.SIGCONT)
 
 
@@ -331,7 +338,7 @@ def test_a_server_that_was_suspended_goes_on() -> None:
 def test_processes_that_were_suspended_go_on() -> None:
     with ServerProcess("--processes=2", SOON) as server, callers(server.address) as answers:
         until_more(answers)
-        suspend(server.pid, *(child.pid for child in psutil.Process(server.pid).children()))
+        suspend(*(child.pid for child in psutil.Process(server.pid).children()), server.pid)
         resumed = time.monotonic()
         until(lambda: time.monotonic() > resumed + 2)
         until_more(answers)
