@@ -26,7 +26,8 @@ GWD = loss_pb2.Loss(gwd=loss_pb2.Gwd())
 
 
 def request(**changes: Any) -> EvaluateRequest:
-    return EvaluateRequest(**({"predictions": BOXES, "targets": BOXES, "losses": [MPDIOU]} | changes))
+    fields: dict[str, Any] = {"predictions": BOXES, "targets": BOXES, "losses": [MPDIOU]}
+    return EvaluateRequest(**(fields | changes))
 
 
 def ending(server: ServerProcess, method: str, data: bytes) -> tuple[grpc.StatusCode, str]:

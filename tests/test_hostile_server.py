@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 
 import boxloss
 from boxloss import BoxlossError, CIoU, GIoU, ServerError
-from boxloss.v1.array_pb2 import Array
+from boxloss.v1.array_pb2 import DTYPE_FLOAT64, Array
 from boxloss.v1.loss_service_pb2 import (
     EvaluateResponse,
     EvaluateStreamResponse,
@@ -79,7 +79,7 @@ GOOD: dict[str, bytes] = {
     "Evaluate": evaluation().SerializeToString(),
     "EvaluateStream": EvaluateStreamResponse(response=evaluation()).SerializeToString(),
     "PairwiseIou": PairwiseIouResponse(
-        matrix=Array(data=np.zeros(4).tobytes()), dtype="DTYPE_FLOAT64"
+        matrix=Array(data=np.zeros(4).tobytes()), dtype=DTYPE_FLOAT64
     ).SerializeToString(),
 }
 
@@ -151,7 +151,7 @@ def test_an_answer_that_does_not_fit_is_the_servers_fault(
 
 
 def test_a_matrix_of_another_shape_is_the_servers_fault(hostile: HostileServer, connected: boxloss.Client) -> None:
-    hostile.answers["PairwiseIou"] = PairwiseIouResponse(dtype="DTYPE_FLOAT64").SerializeToString()
+    hostile.answers["PairwiseIou"] = PairwiseIouResponse(dtype=DTYPE_FLOAT64).SerializeToString()
     with pytest.raises(ServerError, match="where \\(2, 2\\) numbers are due"):
         connected.pairwise_iou(A, B)
 
@@ -214,7 +214,8 @@ def details(*messages: Any) -> bytes:
     packed = [Packed() for _ in messages]
     for each, message in zip(packed, messages, strict=True):
         each.Pack(message)
-    return Status(code=3, message="as told", details=packed).SerializeToString()
+    status: bytes = Status(code=3, message="as told", details=packed).SerializeToString()
+    return status
 
 
 @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS", "DEADLINE_EXCEEDED"])
