@@ -27,7 +27,7 @@ GWD = loss_pb2.Loss(gwd=loss_pb2.Gwd())
 
 def request(**changes: Any) -> EvaluateRequest:
     fields: dict[str, Any] = {"predictions": BOXES, "targets": BOXES, "losses": [MPDIOU]}
-    return EvaluateRequest(**fields | changes)
+    return EvaluateRequest(**(fields | changes))
 
 
 def ending(server: ServerProcess, method: str, data: bytes) -> tuple[grpc.StatusCode, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import math
+import time
 from collections import Counter
 from typing import Any
 
@@ -30,6 +32,7 @@ class Trial:
         self._target = target
         self._inputs = inputs
         self._memory = 0
+        self._watched = -math.inf
         self.endings: Counter[str] = Counter()
         """How the calls ended: methods with their status codes."""
         self.slowest = 0.0
@@ -46,9 +49,8 @@ class Trial:
             Finding: one of them did not end as it must, or has left something behind.
         """
         company = [WELL_FORMED] if self.made % _EACH < len(calls) else []
-        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # What blocks the event loop.
+        self._keep_watch()
         outcomes = self._target.call(*calls, *company)
-        faulthandler.cancel_dump_traceback_later()
         for call, outcome in zip(calls, outcomes, strict=False):
             self.endings[f"{call[0].rpartition('/')[2]} {outcome.code.name}"] += 1
             self.slowest = max(self.slowest, outcome.seconds)
@@ -57,8 +59,16 @@ class Trial:
             judge_well_formed(outcomes[-1])
         self._look_after()
 
+    def _keep_watch(self) -> None:
+        """Has the process end with a traceback where a call blocks the event loop for ever."""
+        now = time.monotonic()
+        if now - self._watched > SECONDS:  # Not for each call: it takes a thread.
+            self._watched = now
+            faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
+
     def end(self) -> dict[str, Any]:
         """What there is to tell; raises `Finding` where memory has grown."""
+        faulthandler.cancel_dump_traceback_later()
         grown = self._target.memory() - self._memory if self._memory else 0
         if grown > GROWTH:
             raise Finding(f"memory grew by {grown / 2**20:.0f} MiB in the last nine tenths of {self.made} calls")
