@@ -32,7 +32,7 @@ COPY server/pyproject.toml server/README.md server/
 
 # PyPI's torch for Linux brings its CUDA libraries; the driver comes from outside, from the NVIDIA container runtime.
 FROM declared AS packages-cuda
-RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' ./server
+RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' './server[tracing]'
 
 # The same torch without CUDA, much smaller, is on an index of its own. To take it from a mirror:
 # docker build --build-arg TORCH_INDEX=https://...
@@ -40,7 +40,7 @@ FROM declared AS packages-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt \
         --no-deps --index-url "${TORCH_INDEX}" torch \
-    && pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' ./server
+    && pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' './server[tracing]'
 
 FROM build AS code
 COPY client client

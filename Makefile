@@ -7,7 +7,7 @@ PROTOS := $(wildcard proto/boxloss/v1/*.proto)
 DISTRIBUTIONS := --editable 'client[audit,cli]' --editable server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format proto docs compat bench benchquick benchmemory clean
+.PHONY: help demo serve test fuzz fuzzquick lint format proto docs compat bench benchquick benchmemory clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,6 +20,12 @@ serve: .venv/runtime ## run a server on localhost:50051 until Ctrl-C
 
 test: .venv/dev .venv-proto/installed ## run all tests
 	$(BIN)/python -m pytest $(PYTEST)
+
+fuzz: .venv/fuzz ## give a server inputs that nobody would write, a million of them
+	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--inputs 1000000)
+
+fuzzquick: .venv/fuzz ## the same with 100,000, 3 minutes
+	$(BIN)/python -m tests.fuzz --inputs 100000 $(FUZZ)
 
 lint: .venv/dev ## check style, types and the contract
 	$(BIN)/ruff check .
@@ -36,8 +42,9 @@ format: .venv/dev ## bring code and contract into their form
 proto: .venv-proto/installed ## generate the stubs from the contract
 	$(PROTO_BIN)/python proto/generate.py client
 
-docs: .venv/dev ## write docs/losses.md and its pictures
+docs: .venv/dev ## write docs/losses.md and its pictures, and the table of settings
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/pictures.py
 
 compat: .venv/dev .venv-oldest/installed ## run the SDK with the oldest packages that it accepts
@@ -65,6 +72,10 @@ clean: ## remove the environments
 
 .venv/dev: .venv/runtime pyproject.toml
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+.venv/fuzz: .venv/dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --group fuzz
 	touch $@
 
 .venv-proto/installed: proto/requirements.txt

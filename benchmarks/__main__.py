@@ -21,6 +21,7 @@ from benchmarks.in_process import kernels
 from benchmarks.measure import Cell, compare, with_callers, with_h2load
 from benchmarks.memory import memory
 from benchmarks.options import Options, Part
+from benchmarks.overload import overload
 from benchmarks.processes import processes
 from benchmarks.report import Report
 from benchmarks.rooms import rooms
@@ -95,6 +96,8 @@ def run(parts: set[Part], options: Options, report: Report) -> None:
     if Part.PROCESSES in parts:
         _tell("one and two processes")
         report.targets.append(processes(thorough(options)))
+    if Part.OVERLOAD in parts:
+        report.targets.extend(overload(thorough(options), _tell))
     if Part.MEMORY in parts:
         _tell(f"memory, {options.memory_seconds:.0f} s")
         seen = report.memory = memory(options)

@@ -22,7 +22,7 @@ from benchmarks.echo import UNARY
 from benchmarks.spread import percentile
 from benchmarks.workload import LOSS, Workload
 from boxloss.aio import AsyncClient
-from boxloss.retry import CHANNEL_OPTIONS
+from boxloss.channel import channel_options
 
 Call = Callable[[], Awaitable[object]]
 
@@ -52,8 +52,8 @@ async def boxloss(url: str, workload: Workload) -> AsyncIterator[Call]:
 @asynccontextmanager
 async def echo(url: str, workload: Workload) -> AsyncIterator[Call]:
     """Bare grpc.aio: the same bytes, neither written nor read."""
-    request = workload.request
-    async with grpc.aio.insecure_channel(urlsplit(url).netloc, CHANNEL_OPTIONS) as channel:
+    request, netloc = workload.request, urlsplit(url).netloc
+    async with grpc.aio.insecure_channel(netloc, channel_options(netloc)) as channel:
         method: Any = channel.unary_unary(UNARY)
         yield lambda: method(request, timeout=_TIMEOUT)
 

@@ -16,6 +16,7 @@ class Part(StrEnum):
     KERNEL = "kernel"
     ROOMS = "rooms"
     PROCESSES = "processes"
+    OVERLOAD = "overload"
     MEMORY = "memory"
 
 

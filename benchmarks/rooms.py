@@ -48,7 +48,7 @@ def rooms(pairs: int, requests: int) -> Iterator[Room]:
     engine, _ = engine_of(WORK)
     batch = [asked.pairs] * requests
     scores: Any = engine.evaluate(WORK, batch)[0]
-    outcome = Outcome(scores, 0.001, 0.001, requests, requests * pairs)
+    outcome = Outcome(scores, 0.001, 0.001, 0.001, time.monotonic(), requests, requests * pairs)
     steps: dict[str, tuple[Callable[[], object], int]] = {
         "service/bulk, decode: read": (lambda: decode_evaluation(read(data), limits), 1),
         "engine/batch: join": (lambda: Batch(WORK, batch), requests),

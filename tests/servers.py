@@ -9,9 +9,18 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections import deque
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def free_port() -> int:
@@ -26,15 +35,18 @@ class ServerProcess:
 
     Args:
         flags: of its command line; the ports are free ones unless given.
+        module: the program.
+        environment: further variables.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, module: str = "boxloss_server", environment: Mapping[str, str] = NOTHING) -> None:
         self.log: deque[dict[str, Any]] = deque(maxlen=1000)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "boxloss_server", "--port=0", "--metrics-port=0", "--log-format=json", *flags],
+            [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--log-format=json", *flags],
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"BOXLOSS_DEVICE": "cpu"},
+            errors="replace",  # gRPC logs bytes that came in.
+            env={**os.environ, "BOXLOSS_DEVICE": "cpu", **environment},
         )
         assert self._process.stderr
         self._lines = self._process.stderr
@@ -42,9 +54,21 @@ class ServerProcess:
             if "url" in line:
                 self.metrics_url: str = line["url"]
         self.port: int = line["port"]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{line['host']}:{self.port}"
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's values under these labels, as the server tells it now."""
+        with urllib.request.urlopen(self.metrics_url) as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        samples = [sample for family in families for sample in family.samples if sample.name == metric]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
@@ -94,3 +118,25 @@ class ServerProcess:
                 self._next_line()
         except RuntimeError:
             pass
+
+
+def start(stack: ExitStack, *flags: list[str]) -> list[ServerProcess]:
+    """Starts a server for each list of flags, all at once; they end with the stack."""
+    with ThreadPoolExecutor() as threads:
+        servers = list(threads.map(lambda each: ServerProcess(*each), flags))
+    for server in servers:
+        stack.enter_context(server)
+    return servers
+
+
+def answered(server: ServerProcess, method: str = "Evaluate") -> float:
+    """Calls of a method that a server has answered."""
+    return server.total("grpc_server_handled_total", grpc_method=method, grpc_code="OK")
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Waits for a condition, and fails where it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.05)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from boxloss import DeadlineExceededError, ServerBusyError
+from boxloss import DeadlineExceededError, ServerBusyError, ServerUnavailableError
 from boxloss_server.batching import Batcher, Capacity
 
 LARGE = 100
 
 
 class Work:
-    """Computes batches and remembers them; can be held up, and fails for the request "poison"."""
+    """Computes batches and remembers them; can be held up, and fails for the requests "poison" and "lost"."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Any, list[Any]]] = []
@@ -29,6 +30,8 @@ class Work:
         self.batches.append((work, list(requests)))
         if "poison" in requests:
             raise RuntimeError("poisoned")
+        if "lost" in requests:
+            raise ServerUnavailableError("the device failed")
         return [ValueError("bad request") if request == "bad" else f"{work}:{request}" for request in requests]
 
 
@@ -38,15 +41,31 @@ class Ledger:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.rejections: list[str] = []
+        self.admissions = 0
+        self.queued_marks: list[int] = []
+        self.failures: list[str] = []
 
-    def queued(self, seconds: float) -> None:
+    def admitted(self) -> int:
+        self.admissions += 1
+        return self.admissions
+
+    def queued(self, seconds: float, mark: int) -> None:
         assert seconds >= 0
+        self.queued_marks.append(mark)
 
-    def closed(self, reason: str, requests: int, pairs: int) -> None:
+    def closed(self, reason: str, requests: int, pairs: int, forming: float) -> None:
+        assert forming >= 0
         self.reasons.append(reason)
 
-    def computed(self, seconds: float) -> None:
+    def computed(self, copy: float, compute: float, mark: int) -> None:
+        assert min(copy, compute) >= 0
+        assert mark in self.queued_marks
+
+    def busy(self, seconds: float) -> None:
         assert seconds >= 0
+
+    def failed(self, outcome: str) -> None:
+        self.failures.append(outcome)
 
     def rejected(self, reason: str) -> None:
         self.rejections.append(reason)
@@ -67,6 +86,7 @@ class Room:
         self.capacity = Capacity(capacity)
         self.batcher = Batcher(
             self.work,
+            time.thread_time,
             self.capacity,
             window=window,
             batch_pairs=batch_pairs,
@@ -189,14 +209,76 @@ async def test_an_error_among_the_results_is_that_requests_own() -> None:
 
 async def test_a_full_queue_turns_away_and_says_when_to_return() -> None:
     room = Room(capacity=10)
-    accepted = room.submit("accepted", pairs=8)
-    await room.until_waiting(8)
-    with pytest.raises(ServerBusyError, match="queue is full: 8 pairs") as refused:
+    accepted = room.submit("accepted", pairs=10)
+    await room.until_waiting(10)
+    with pytest.raises(ServerBusyError, match="queue is full: 10 pairs") as refused:
         await room.submit("refused", pairs=3)
     assert 0 < refused.value.retry_after <= 1
     assert (await accepted).result == "ciou:accepted"
     assert room.ledger.rejections == ["queue_full"]
     assert (room.capacity.requests, room.capacity.pairs) == (0, 0)
+
+
+def test_a_large_request_finds_room_as_easily_as_a_small_one() -> None:
+    capacity = Capacity(10)
+    assert capacity.admit(9)
+    assert capacity.admit(10)
+    assert not capacity.admit(1)
+    capacity.release(10, patient=False)
+    assert capacity.admit(1)
+    assert (capacity.requests, capacity.pairs) == (2, 10)
+
+
+async def test_all_who_fit_are_let_in_when_room_becomes_free() -> None:
+    capacity = Capacity(10)
+    assert capacity.admit(10)
+    patient = [asyncio.create_task(capacity.wait(1)) for _ in range(8)]
+    await asyncio.sleep(0)
+    capacity.release(10, patient=False)
+    await asyncio.gather(*patient[:5])
+    assert (capacity.requests, capacity.pairs) == (5, 5)  # Half of the room; the rest is for those who cannot wait.
+    assert capacity.admit(5)
+    for _ in range(5):
+        capacity.release(1, patient=True)
+    await asyncio.gather(*patient)
+    assert (capacity.requests, capacity.pairs) == (4, 8)
+
+
+async def test_neither_patient_nor_hasty_requests_keep_the_others_out() -> None:
+    capacity = Capacity(10)
+    answered = {"patient": 0, "hasty": 0}
+
+    async def ask_patiently() -> None:
+        while answered["patient"] < 100:
+            await capacity.wait(1)
+            await asyncio.sleep(0)
+            answered["patient"] += 1
+            capacity.release(1, patient=True)
+
+    async def ask_hastily() -> None:
+        while answered["patient"] < 100:
+            admitted = capacity.admit(1)
+            await asyncio.sleep(0)
+            if admitted:
+                answered["hasty"] += 1
+                capacity.release(1, patient=False)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(ask_patiently() for _ in range(30)), *(ask_hastily() for _ in range(30)))
+    assert min(answered.values()) > sum(answered.values()) / 4
+
+
+async def test_a_patient_request_that_gives_up_as_it_is_let_in_gives_its_room_back() -> None:
+    capacity = Capacity(10)
+    assert capacity.admit(10)
+    waiting = asyncio.create_task(capacity.wait(6))
+    await asyncio.sleep(0)
+    capacity.release(10, patient=False)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (capacity.requests, capacity.pairs) == (0, 0)
+    await capacity.wait(1)
 
 
 async def test_patient_requests_wait_for_room_in_their_order() -> None:
@@ -235,12 +317,38 @@ async def test_a_request_past_its_deadline_is_never_computed() -> None:
     assert room.ledger.rejections == ["deadline"]
 
 
-async def test_a_failing_batch_fails_its_requests_and_the_next_one_works() -> None:
-    room = Room()
-    outcomes = await asyncio.gather(*(room.submit(name) for name in ("a", "poison")), return_exceptions=True)
-    assert [str(outcome) for outcome in outcomes] == ["poisoned", "poisoned"]
-    assert (await room.submit("b")).result == "ciou:b"
+@pytest.mark.parametrize("pairs", [1, LARGE + 1], ids=["on the loop", "in the worker"])
+async def test_a_request_that_fails_harms_no_neighbour(pairs: int) -> None:
+    room = Room(batch_pairs=1000 * pairs)
+    room.work.gate.clear()
+    first = room.submit("first", LARGE + 1)  # Holds the worker, so that the others share a batch there.
+    await until(lambda: room.ledger.reasons == ["idle"])
+    names = [f"{i}" for i in range(64)]
+    names[5] = names[40] = "poison"
+    calls = [room.submit(name, pairs) for name in names]
+    await until(lambda: room.capacity.requests == 65)
+    room.work.gate.set()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert (await first).result == "ciou:first"
+    for name, outcome in zip(names, outcomes, strict=True):
+        if name == "poison":
+            assert str(outcome) == "poisoned"
+        else:
+            assert not isinstance(outcome, BaseException)
+            assert outcome.result == f"ciou:{name}"
+    computed = [len(requests) for _, requests in room.work.batches]
+    assert max(computed) == 64
+    assert all(sum(name in requests for _, requests in room.work.batches) <= 7 for name in names if name != "poison")
+    assert Counter(room.ledger.failures) == {"request": 2, "split": 11}  # Of 64, twice 32, ... twice 2.
     assert room.capacity.pairs == 0
+
+
+async def test_what_no_half_can_be_computed_with_is_not_split() -> None:
+    room = Room()
+    outcomes = await asyncio.gather(*(room.submit(name) for name in ("a", "lost", "b")), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ServerUnavailableError] * 3
+    assert len(room.work.batches) == 1
+    assert (await room.submit("c")).result == "ciou:c"
 
 
 async def test_a_batch_that_fails_in_the_worker_does_not_end_the_worker() -> None:

@@ -19,6 +19,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.measure import check_counts
 from benchmarks.memory import Memory
 from benchmarks.options import Options
+from benchmarks.overload import flood
 from benchmarks.spread import Spread, percentile, ratio, spread
 from benchmarks.tables import Table, number
 from benchmarks.verification import verify
@@ -94,6 +95,12 @@ def test_reads_what_h2load_prints(output: str, report: h2load.Report) -> None:
 def test_failed_requests_are_no_measurement(output: str) -> None:
     with pytest.raises(BenchmarkError):
         h2load.parse(output)
+
+
+def test_requests_of_a_flood_may_fail() -> None:
+    assert h2load.parse(NOT_FOUND, some_may_fail=True).requests == 10
+    with pytest.raises(BenchmarkError):
+        h2load.parse("", some_may_fail=True)
 
 
 def test_a_missing_h2load_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +199,18 @@ def test_the_command_measures_and_reports(tmp_path: Path) -> None:
     assert "| 16 | 2 | boxloss |" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "server.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "callers.png").exists()
+
+
+@needs_h2load
+def test_a_flood_is_answered_in_part(options: Options) -> None:
+    contender = Boxloss("--compile=off", "--max-waiting-pairs=64", "--max-request-pairs=64")
+    with Arena(options) as arena:
+        arena.start(contender)
+        body = arena.file("flood", lambda: frame(Workload(64).request))
+        seen = flood(contender, h2load.Load(contender.url, "grpc", body, 4, 128), rate=20_000, seconds=0.2)
+    assert seen.rate > 0
+    assert 0 < seen.refused < 1
+    assert seen.longest > 0
 
 
 @needs_h2load

@@ -1,50 +1,27 @@
-"""The container, the compose file, Prometheus and the dashboard fit the server, and the real Prometheus agrees."""
+"""The container, the compose file, Prometheus and Grafana fit the server and each other."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shutil
 import subprocess
-import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import grpc
-import numpy as np
 import pytest
 import yaml
 
-import boxloss
-from boxloss.v1.loss_service_pb2 import EvaluateRequest
-from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server import __version__
 from boxloss_server.settings import Settings
-from tests.servers import ServerProcess, free_port
+from tests.programs import run, tool
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/boxloss.json").read_text())
 
 PORT = Settings.model_fields["port"].default
 METRICS_PORT = Settings.model_fields["metrics_port"].default
-QUERIES = [
-    pytest.param(target["expr"], id=f"{panel['title']} {target.get('legendFormat', '')}".strip())
-    for panel in DASHBOARD["panels"]
-    for target in panel.get("targets", ())
-]
-CAPACITY = 16384
-"""Pairs that the server takes at once here: so few that two callers get into each other's way."""
 
 
 def instruction(name: str) -> list[str]:
@@ -88,6 +65,13 @@ def test_prometheus_scrapes_the_services_of_compose() -> None:
     assert scraped["port"] == METRICS_PORT
 
 
+def test_prometheus_finds_its_files_and_the_rules() -> None:
+    mounts = dict(mount.split(":")[1::-1] for mount in COMPOSE["services"]["prometheus"]["volumes"])
+    assert ROOT / mounts["/etc/prometheus"] == DEPLOY / "prometheus"
+    found = [path for pattern in PROMETHEUS["rule_files"] for path in (DEPLOY / "prometheus").glob(pattern)]
+    assert found == [DEPLOY / "prometheus/rules/boxloss.yml"]
+
+
 def test_grafana_finds_its_files_and_prometheus() -> None:
     mounts = [mount.split(":") for mount in COMPOSE["services"]["grafana"]["volumes"]]
     inside = {target: ROOT / source for source, target, _ in mounts}
@@ -101,107 +85,10 @@ def test_grafana_finds_its_files_and_prometheus() -> None:
     assert source["jsonData"]["timeInterval"] == PROMETHEUS["global"]["scrape_interval"]
 
 
-def test_dashboard_panels_do_not_overlap_and_use_the_chosen_source() -> None:
-    cells = [
-        (x, y)
-        for panel in DASHBOARD["panels"]
-        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
-    ]
-    assert len(cells) == len(set(cells))
-    assert all(0 <= x < 24 for x, _ in cells)
-    assert {panel["datasource"]["uid"] for panel in DASHBOARD["panels"] if panel["type"] != "row"} == {"${datasource}"}
-
-
 @pytest.mark.parametrize("profile", [[], ["--profile", "gpu"]])
 def test_compose_accepts_the_file(profile: list[str]) -> None:
     file = ["--file", str(ROOT / "docker-compose.yml"), *profile, "config", "--quiet"]
     run(compose() + file)
-
-
-def test_promtool_accepts_the_configuration() -> None:
-    run([tool("promtool"), "check", "config", str(DEPLOY / "prometheus/prometheus.yml")])
-
-
-@pytest.mark.parametrize("query", QUERIES)
-def test_dashboard_query_has_data(query: str, prometheus: str) -> None:
-    query = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
-    assert "$" not in query
-
-    def has_data() -> bool:
-        with urllib.request.urlopen(f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}") as answer:
-            series = json.load(answer)["data"]["result"]
-        return any(math.isfinite(float(one["value"][1])) for one in series)
-
-    wait_until(has_data, f"{query} has data")
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a Prometheus that scrapes a server under load."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    program = tool("prometheus")
-    limits = f"--max-request-pairs={CAPACITY}", f"--max-waiting-pairs={CAPACITY}"
-    with ServerProcess(*limits) as server, load(server.address):
-        config = json.loads(json.dumps(PROMETHEUS))
-        config["global"]["scrape_interval"] = "1s"
-        scraped = config["scrape_configs"][0]
-        del scraped["dns_sd_configs"]
-        scraped["static_configs"] = [{"targets": [urllib.parse.urlsplit(server.metrics_url).netloc]}]
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        own = f"127.0.0.1:{free_port()}"
-        command = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
-        with (folder / "log").open("w") as log, process([*command, f"--web.listen-address={own}"], stderr=log):
-            wait_until(lambda: is_ready(f"http://{own}/-/ready"), "Prometheus is ready")
-            yield f"http://{own}"
-
-
-@contextmanager
-def load(address: str) -> Iterator[None]:
-    """Two callers that ask for more than the server takes at once, and now and then for nothing at all."""
-    done = threading.Event()
-    corners = np.random.default_rng(0).random((CAPACITY * 3 // 4, 2))
-    boxes = np.hstack([corners, corners + 1])
-
-    def call() -> None:
-        with boxloss.Client(address) as client, grpc.insecure_channel(address) as channel:
-            while not done.wait(0.01):
-                client.evaluate(boxes, boxes[::-1], boxloss.CIoU())
-                client.pairwise_iou(boxes[:8], boxes[:8])
-                with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
-                    LossServiceStub(channel).Evaluate(EvaluateRequest())
-
-    callers = [threading.Thread(target=call) for _ in range(2)]
-    for caller in callers:
-        caller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        for caller in callers:
-            caller.join()
-
-
-@contextmanager
-def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, **options) as started:
-        try:
-            yield started
-        finally:
-            started.terminate()
-            started.communicate()
-
-
-def run(command: list[str]) -> None:
-    outcome = subprocess.run(command, capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-
-
-def tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 def compose() -> list[str]:
@@ -210,18 +97,3 @@ def compose() -> list[str]:
     if docker and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0:
         return [docker, "compose"]
     return [tool("docker-compose")]
-
-
-def is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url):
-            return True
-    except urllib.error.URLError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.1)

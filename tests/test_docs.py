@@ -56,7 +56,7 @@ from boxloss_server.losses.polygons import rectangle_corners
 DOCS = Path(__file__).parent.parent / "docs"
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))
 PAGE = (DOCS / "losses.md").read_text(encoding="utf-8")
-PAGES = [PAGE, *((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("conventions", "performance"))]
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -74,11 +74,26 @@ def test_pictures_are_there_and_shown() -> None:
     assert {name for picture in GENERATE["PICTURES"].values() for name in picture.shows} == set(CATALOGUE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["losses", "conventions", "performance"])
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     anchors = {GENERATE["anchor"](heading) for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
     for target in re.findall(r"\]\((?!https://)(.*?)\)", page):
         assert target[1:] in anchors if target.startswith("#") else (DOCS / target).is_file(), target
+
+
+def test_every_fault_names_tests_that_exist() -> None:
+    tests = {
+        name
+        for path in Path(__file__).parent.glob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))
+    }
+    rows = re.findall(r"^\|.*\|$", (DOCS / "reliability.md").read_text(encoding="utf-8"), re.MULTILINE)
+    faults = [row for row in rows if not re.match(r"\| (fault|:--) \|", row)]
+    assert faults
+    for fault in faults:
+        named = re.findall(r"`(test_\w+)`", fault)
+        assert named, fault
+        assert set(named) <= tests, fault
 
 
 def test_the_pictures_can_be_drawn(tmp_path: Path) -> None:

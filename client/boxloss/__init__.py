@@ -8,15 +8,19 @@
 
 from boxloss.aio import AsyncClient
 from boxloss.client import Client
+from boxloss.credentials import Tls
 from boxloss.embedded import embedded
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
     InvalidInputError,
+    OutOfMemoryError,
+    QuotaExceededError,
     RequestTooLargeError,
     ServerBusyError,
     ServerError,
     ServerUnavailableError,
+    UnauthenticatedError,
     UnsupportedError,
     Violation,
 )
@@ -86,10 +90,12 @@ __all__ = [
     "LossResult",
     "MPDIoU",
     "NWD",
+    "OutOfMemoryError",
     "PIoU",
     "PIoUv2",
     "ParameterInfo",
     "ProbIoU",
+    "QuotaExceededError",
     "RequestTooLargeError",
     "SIoU",
     "ServerBusyError",
@@ -98,6 +104,8 @@ __all__ = [
     "ServerUnavailableError",
     "ShapeIoU",
     "SmoothL1",
+    "Tls",
+    "UnauthenticatedError",
     "UnsupportedError",
     "Violation",
     "WIoU",

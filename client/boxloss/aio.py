@@ -6,10 +6,10 @@ import asyncio
 import math
 import time
 from asyncio import Future, Queue, Task, TimerHandle
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,9 +17,17 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.channel import Address
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
-from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
+from boxloss.credentials import Tls, metadata, open_channel
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerUnavailableError,
+)
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -32,10 +40,15 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
-from boxloss.retry import CHANNEL_OPTIONS, policy
-from boxloss.stub import Stub
+from boxloss.retry import policy
+from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
+
+if TYPE_CHECKING:
+    from boxloss.metrics import ClientMetrics
+
+Answered = TypeVar("Answered")
 
 
 class AsyncClient(Connection):
@@ -46,14 +59,31 @@ class AsyncClient(Connection):
     awaited. Small evaluations that tasks ask for at the same time are sent together.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
+        metrics: `boxloss.metrics.ClientMetrics` to count calls in.
+        tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
+        tls: TLS, for a server that has it.
+        token: for a server that asks for one. It is sent with every call, over TLS or to this computer only.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
+        ValueError: one is wrong, or the token would travel without TLS.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
-        super().__init__(address, timeout=timeout)
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub = Stub(self._channel)
+    def __init__(
+        self,
+        address: Address = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        metrics: ClientMetrics | None = None,
+        tracing: bool = False,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
+        super().__init__(address, timeout=timeout, metrics=metrics, tracing=tracing)
+        self._channel = open_channel(grpc.aio, address, tls, token)
+        self._stub = Stub(self._channel, metadata(token))
         self._sendings: dict[Task[Answer], list[_Call]] = {}
         self._watch = _Watch()
 
@@ -72,7 +102,8 @@ class AsyncClient(Connection):
 
     async def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        self._server = server_info(await self._call("ListLosses", b"", self._deadline(timeout)))
+        with self._watched("ListLosses"):
+            self._server = server_info(await self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
     async def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
@@ -100,7 +131,8 @@ class AsyncClient(Connection):
         """Evaluates a loss over pairs of boxes."""
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
-        return (await self._evaluate(question, timeout))[0]
+        with self._watched("Evaluate"):
+            return (await self._evaluate(question, timeout))[0]
 
     async def compare(
         self,
@@ -123,7 +155,8 @@ class AsyncClient(Connection):
         """Evaluates several losses over the same pairs."""
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, losses, options, reduction, weights, crowd)
-        return await self._evaluate(question, timeout)
+        with self._watched("Evaluate"):
+            return await self._evaluate(question, timeout)
 
     async def evaluate_stream(
         self,
@@ -152,31 +185,40 @@ class AsyncClient(Connection):
             connection = connection or _Stream(self, stream.unanswered, deadline)
             try:
                 return await connection.read()
-            except BoxlossError:
-                connection.close()
+            except BoxlossError as error:
+                connection.close(error)
                 connection = None
-                raise
+                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
+                    raise
+            stream.cut(await self._offer(None))
+            return await read()
 
         source = _iterator(batches)
-        try:
-            while True:
-                while not (fault or stream.full) and (batch := await anext(source, None)) is not None:
-                    try:
-                        messages = stream.ask(batch)
-                    except InvalidInputError as error:
-                        fault = error  # To be raised when the batches before it are answered.
-                    else:
-                        if connection:
-                            connection.write(messages)
-                if not stream.unanswered:
-                    if fault:
-                        raise fault
-                    return
-                if result := stream.answer(await AsyncRetrying(**policy(self.timeout))(read)):
-                    yield result
-        finally:
-            if connection:
-                connection.close()
+        retrying = partial(
+            AsyncRetrying, **policy(self.timeout, self._several), before_sleep=self._retried("EvaluateStream")
+        )
+        with self._watched("EvaluateStream"):
+            try:
+                while True:
+                    while not (fault or stream.full) and (batch := await anext(source, None)) is not None:
+                        try:
+                            messages = stream.ask(batch)
+                        except InvalidInputError as error:
+                            fault = error  # To be raised when the batches before it are answered.
+                        else:
+                            if self._metrics:
+                                self._metrics.sent(len(messages))
+                            if connection:
+                                connection.write(messages)
+                    if not stream.unanswered:
+                        if fault:
+                            raise fault
+                        return
+                    if result := stream.answer(await retrying()(read)):
+                        yield result
+            finally:
+                if connection:
+                    connection.close()
 
     async def pairwise_iou(
         self,
@@ -192,20 +234,39 @@ class AsyncClient(Connection):
     ) -> Array:
         """Computes an IoU metric between all boxes of two sets."""
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, await self._offer(deadline))
-        return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
+
+        async def ask(server: ServerInfo) -> Array:
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
+            return exchange.matrix(await self._ask("PairwiseIou", exchange, deadline))
+
+        with self._watched("PairwiseIou"):
+            return await self._fitting(ask, deadline)
 
     async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        server = await self._offer(deadline)
-        if lane := self._lane(question, timeout, server):
-            call = _Call(question, deadline)
-            return (await self._ride(lane, call)).results(call)
-        exchange = EvaluationExchange(question, server)
-        return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+        async def ask(server: ServerInfo) -> list[LossResult]:
+            if lane := self._lane(question, timeout, server):
+                call = _Call(question, deadline)
+                return (await self._ride(lane, call)).results(call)
+            exchange = EvaluationExchange(question, server)
+            return exchange.results(await self._ask("Evaluate", exchange, deadline))
+
+        return await self._fitting(ask, deadline)
+
+    async def _fitting(self, ask: Callable[[ServerInfo], Awaitable[Answered]], deadline: float) -> Answered:
+        """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        while True:
+            server = await self._offer(deadline)
+            try:
+                return await ask(server)
+            except RequestTooLargeError:
+                if not self._narrows(server):
+                    raise
 
     async def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
+        call.caller = self._caller()
         if lane.enter(call):
             try:
                 return await self._send(lane, [call])
@@ -220,8 +281,12 @@ class AsyncClient(Connection):
 
     async def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
         message = Message(lane, calls)
+        callers = [call.caller for call in calls] if self._tracing else ()
+        if self._metrics:
+            self._metrics.coalesced(len(calls))
         try:
-            return Answer(lane.kind, await self._call("Evaluate", message.request(), message.deadline))
+            response = await self._call("Evaluate", message.request(), message.deadline, callers=callers)
+            return Answer(lane.kind, response, message.pairs)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -272,11 +337,19 @@ class AsyncClient(Connection):
         """What the server offers, asked once."""
         return self._server or await self.info(timeout=None if deadline is None else deadline - time.monotonic())
 
-    async def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
+    async def _call(
+        self,
+        method: str,
+        request: Any,
+        deadline: float,
+        names: Mapping[str, str] = NO_NAMES,
+        callers: Sequence[Any] = (),
+    ) -> Any:
         async def attempt() -> Any:
             self._check_open()
             try:
-                response = await getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                timeout = max(deadline - time.monotonic(), 0)
+                answer = await getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not (task and task.cancelling()):  # Not the caller's own wish: closing the channel does so too.
@@ -285,9 +358,11 @@ class AsyncClient(Connection):
             except grpc.RpcError as error:
                 raise self._translated(error, method, names) from None
             self._trouble = None
-            return response
+            return read_answer(method, answer)
 
-        return await AsyncRetrying(**policy(deadline - time.monotonic()))(attempt)
+        with self._sending(method, callers) as headers:
+            retries = policy(deadline - time.monotonic(), self._several)
+            return await AsyncRetrying(**retries, before_sleep=self._retried(method))(attempt)
 
 
 class _Call(Call):
@@ -351,8 +426,10 @@ class _Stream:
         self._client = client
         self._outbox: Queue[bytes | None] = Queue()
         self.write(messages)
+        self._span = client._tracing.Span("EvaluateStream") if client._tracing else None
+        headers = self._span.headers if self._span else None
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout)
+        self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout, metadata=headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -360,15 +437,18 @@ class _Stream:
 
     async def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            response = await self._call.read()
+            answer = await self._call.read()
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
-        if not isinstance(response, loss_service_pb2.EvaluateStreamResponse):  # End of the stream.
+        if not isinstance(answer, bytes):  # End of the stream.
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer")
         self._client._trouble = None
+        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
         return response
 
-    def close(self) -> None:
+    def close(self, error: BoxlossError | None = None) -> None:
+        if self._span:
+            self._span.end(error)
         self._outbox.put_nowait(None)
         self._call.cancel()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boxloss.errors import InvalidInputError, Violation
+from boxloss.errors import InvalidInputError, ServerError, Violation
 from boxloss.v1 import array_pb2
 
 Array: TypeAlias = NDArray[np.floating[Any]]
@@ -82,5 +83,34 @@ def from_message(message: array_pb2.Array, dtype: int, shape: tuple[int, ...]) -
 
 
 def view_of(message: array_pb2.Array, dtype: int, shape: tuple[int, ...]) -> Array:
-    """Reads an answer's array in the packed form without a copy; it cannot be written to."""
-    return np.frombuffer(message.data, _ANSWER_DTYPES[dtype]).reshape(shape)
+    """Reads an answer's array in the packed form without a copy; it cannot be written to.
+
+    Raises:
+        ServerError: it has another type or shape.
+    """
+    try:
+        return np.frombuffer(message.data, _ANSWER_DTYPES[dtype]).reshape(shape)
+    except (KeyError, ValueError):
+        raise unexpected(
+            f"an array of {len(message.data)} bytes and dtype {dtype} where {shape} numbers are due"
+        ) from None
+
+
+def valid_rows(masked: Sequence[int], count: int) -> NDArray[np.bool_]:
+    """Which of so many rows an answer does not mask.
+
+    Raises:
+        ServerError: it masks others.
+    """
+    valid = np.ones(count, bool)
+    if masked:
+        rows = np.asarray(masked, np.int64)
+        if rows.min() < 0 or rows.max() >= count:
+            raise unexpected(f"masked rows {rows.min()} to {rows.max()} of {count}")
+        valid[rows] = False
+    return valid
+
+
+def unexpected(what: str) -> ServerError:
+    """What an answer that does not fit its question is told as."""
+    return ServerError(f"the server answered with {what}; is it a boxloss server, of this version or a newer one?")

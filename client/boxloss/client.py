@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.channel import Address
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
-from boxloss.errors import BoxlossError, DeadlineExceededError, InvalidInputError, ServerUnavailableError
+from boxloss.credentials import Tls, metadata, open_channel
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestTooLargeError,
+    ServerUnavailableError,
+)
 from boxloss.exchange import (
     NO_NAMES,
     Batch,
@@ -29,10 +38,15 @@ from boxloss.exchange import (
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
-from boxloss.retry import CHANNEL_OPTIONS, policy
-from boxloss.stub import Stub
+from boxloss.retry import policy
+from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
+
+if TYPE_CHECKING:
+    from boxloss.metrics import ClientMetrics
+
+Answered = TypeVar("Answered")
 
 
 class Client(Connection):
@@ -43,14 +57,31 @@ class Client(Connection):
     `BoxlossError`.
 
     Args:
-        address: "host:port", or "unix:/path/of/socket".
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         timeout: seconds that a call may take, unless it says otherwise.
+        metrics: `boxloss.metrics.ClientMetrics` to count calls in.
+        tracing: whether to send the caller's OpenTelemetry context along; needs the extra "tracing".
+        tls: TLS, for a server that has it.
+        token: for a server that asks for one. It is sent with every call, over TLS or to this computer only.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
+        ValueError: one is wrong, or the token would travel without TLS.
     """
 
-    def __init__(self, address: str = "localhost:50051", *, timeout: float = 30.0) -> None:
-        super().__init__(address, timeout=timeout)
-        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub = Stub(self._channel)
+    def __init__(
+        self,
+        address: Address = "localhost:50051",
+        *,
+        timeout: float = 30.0,
+        metrics: ClientMetrics | None = None,
+        tracing: bool = False,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
+        super().__init__(address, timeout=timeout, metrics=metrics, tracing=tracing)
+        self._channel = open_channel(grpc, address, tls, token)
+        self._stub = Stub(self._channel, metadata(token))
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -68,7 +99,8 @@ class Client(Connection):
 
     def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        self._server = server_info(self._call("ListLosses", b"", self._deadline(timeout)))
+        with self._watched("ListLosses"):
+            self._server = server_info(self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
     def losses(self, *, timeout: float | None = None) -> tuple[LossInfo, ...]:
@@ -123,7 +155,8 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
-        return self._evaluate(question, timeout)[0]
+        with self._watched("Evaluate"):
+            return self._evaluate(question, timeout)[0]
 
     def compare(
         self,
@@ -149,7 +182,8 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, losses, options, reduction, weights, crowd)
-        return self._evaluate(question, timeout)
+        with self._watched("Evaluate"):
+            return self._evaluate(question, timeout)
 
     def evaluate_stream(
         self,
@@ -194,31 +228,40 @@ class Client(Connection):
             connection = connection or _Stream(self, stream.unanswered, deadline)
             try:
                 return connection.read()
-            except BoxlossError:
-                connection.close()
+            except BoxlossError as error:
+                connection.close(error)
                 connection = None
-                raise
+                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
+                    raise
+            stream.cut(self._offer(None))
+            return read()
 
         source = iter(batches)
-        try:
-            while True:
-                while not (fault or stream.full) and (batch := next(source, None)) is not None:
-                    try:
-                        messages = stream.ask(batch)
-                    except InvalidInputError as error:
-                        fault = error  # To be raised when the batches before it are answered.
-                    else:
-                        if connection:
-                            connection.write(messages)
-                if not stream.unanswered:
-                    if fault:
-                        raise fault
-                    return
-                if result := stream.answer(Retrying(**policy(self.timeout))(read)):
-                    yield result
-        finally:
-            if connection:
-                connection.close()
+        retrying = partial(
+            Retrying, **policy(self.timeout, self._several), before_sleep=self._retried("EvaluateStream")
+        )
+        with self._watched("EvaluateStream"):
+            try:
+                while True:
+                    while not (fault or stream.full) and (batch := next(source, None)) is not None:
+                        try:
+                            messages = stream.ask(batch)
+                        except InvalidInputError as error:
+                            fault = error  # To be raised when the batches before it are answered.
+                        else:
+                            if self._metrics:
+                                self._metrics.sent(len(messages))
+                            if connection:
+                                connection.write(messages)
+                    if not stream.unanswered:
+                        if fault:
+                            raise fault
+                        return
+                    if result := stream.answer(retrying()(read)):
+                        yield result
+            finally:
+                if connection:
+                    connection.close()
 
     def pairwise_iou(
         self,
@@ -253,20 +296,39 @@ class Client(Connection):
             BoxlossError: as `evaluate`.
         """
         deadline = self._deadline(timeout)
-        exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, self._offer(deadline))
-        return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
+
+        def ask(server: ServerInfo) -> Array:
+            exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
+            return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
+
+        with self._watched("PairwiseIou"):
+            return self._fitting(ask, deadline)
 
     def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
-        server = self._offer(deadline)
-        if lane := self._lane(question, timeout, server):
-            call = _Call(question, deadline)
-            return self._ride(lane, call).results(call)
-        exchange = EvaluationExchange(question, server)
-        return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+        def ask(server: ServerInfo) -> list[LossResult]:
+            if lane := self._lane(question, timeout, server):
+                call = _Call(question, deadline)
+                return self._ride(lane, call).results(call)
+            exchange = EvaluationExchange(question, server)
+            return exchange.results(self._ask("Evaluate", exchange, deadline))
+
+        return self._fitting(ask, deadline)
+
+    def _fitting(self, ask: Callable[[ServerInfo], Answered], deadline: float) -> Answered:
+        """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        while True:
+            server = self._offer(deadline)
+            try:
+                return ask(server)
+            except RequestTooLargeError:
+                if not self._narrows(server):
+                    raise
 
     def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
         """The answer to the message that a call rides in."""
+        call.caller = self._caller()
         with self._lock:
             leads = lane.enter(call)
         outcome = Word.LEAD if leads else self._wait(lane, call)
@@ -280,8 +342,12 @@ class Client(Connection):
 
     def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
         message = Message(lane, calls)
+        callers = [call.caller for call in calls] if self._tracing else ()
+        if self._metrics:
+            self._metrics.coalesced(len(calls))
         try:
-            return Answer(lane.kind, self._call("Evaluate", message.request(), message.deadline))
+            response = self._call("Evaluate", message.request(), message.deadline, callers=callers)
+            return Answer(lane.kind, response, message.pairs)
         except DeadlineExceededError as error:
             raise self._late(error) from None
 
@@ -337,18 +403,28 @@ class Client(Connection):
         """What the server offers, asked once."""
         return self._server or self.info(timeout=None if deadline is None else deadline - time.monotonic())
 
-    def _call(self, method: str, request: Any, deadline: float, names: Mapping[str, str] = NO_NAMES) -> Any:
+    def _call(
+        self,
+        method: str,
+        request: Any,
+        deadline: float,
+        names: Mapping[str, str] = NO_NAMES,
+        callers: Sequence[Any] = (),
+    ) -> Any:
         def attempt() -> Any:
             self._check_open()
             try:
-                response = getattr(self._stub, method)(request, timeout=max(deadline - time.monotonic(), 0))
+                timeout = max(deadline - time.monotonic(), 0)
+                answer = getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
             except grpc.RpcError as error:
                 self._check_open()
                 raise self._translated(error, method, names) from None
             self._trouble = None
-            return response
+            return read_answer(method, answer)
 
-        return Retrying(**policy(deadline - time.monotonic()))(attempt)
+        with self._sending(method, callers) as headers:
+            retries = policy(deadline - time.monotonic(), self._several)
+            return Retrying(**retries, before_sleep=self._retried(method))(attempt)
 
 
 class _Call(Call):
@@ -373,8 +449,10 @@ class _Stream:
         self._client = client
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.write(messages)
+        self._span = client._tracing.Span("EvaluateStream") if client._tracing else None
+        headers = self._span.headers if self._span else None
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout)
+        self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout, metadata=headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -382,14 +460,17 @@ class _Stream:
 
     def read(self) -> loss_service_pb2.EvaluateStreamResponse:
         try:
-            response: loss_service_pb2.EvaluateStreamResponse = next(self._call)
+            answer: bytes = next(self._call)
         except grpc.RpcError as error:
             raise self._client._translated(error, "EvaluateStream") from None
         except StopIteration:
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
         self._client._trouble = None
+        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
         return response
 
-    def close(self) -> None:
+    def close(self, error: BoxlossError | None = None) -> None:
+        if self._span:
+            self._span.end(error)
         self._outbox.put(None)
         self._call.cancel()

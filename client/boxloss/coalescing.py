@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from boxloss.arrays import packed, view_of
+from boxloss.arrays import packed, valid_rows, view_of
 from boxloss.bulk import array_field
 from boxloss.errors import DeadlineExceededError, ServerBusyError, ServerUnavailableError
-from boxloss.exchange import Kind, Question, execution_of, scale_of
+from boxloss.exchange import Kind, Question, check_results, execution_of, scale_of
 from boxloss.results import LossResult
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
@@ -71,6 +71,8 @@ class Call:
         self.weights = b"" if question.weights is None else packed(question.weights)
         self.pairs = question.pairs
         self.start = 0
+        self.caller: Any = None
+        """Context of the caller's trace, if it is traced."""
 
 
 AnyCall = TypeVar("AnyCall", bound=Call)
@@ -143,6 +145,7 @@ class Message(Generic[AnyCall]):
         for call in calls:
             call.start = start
             start += call.pairs
+        self.pairs = start
 
     def request(self) -> bytes:
         """What to send."""
@@ -162,17 +165,21 @@ class Answer:
     Args:
         kind: what was asked.
         response: the answer.
+        pairs: of all calls.
+
+    Raises:
+        ServerError: it does not fit.
     """
 
-    def __init__(self, kind: Kind, response: loss_service_pb2.EvaluateResponse) -> None:
-        dtype, boxes = response.dtype, (-1, kind.columns)
-        self._iou = view_of(response.iou, dtype, (-1,))
-        self._valid = np.ones(len(self._iou), bool)
-        self._valid[np.asarray(response.masked_rows, np.int64)] = False
+    def __init__(self, kind: Kind, response: loss_service_pb2.EvaluateResponse, pairs: int) -> None:
+        check_results(response, kind)
+        dtype, boxes = response.dtype, (pairs, kind.columns)
+        self._iou = view_of(response.iou, dtype, (pairs,))
+        self._valid = valid_rows(response.masked_rows, pairs)
         self._parts = [
             (
                 loss,
-                view_of(result.loss, dtype, (-1,)),
+                view_of(result.loss, dtype, (pairs,)),
                 view_of(result.prediction_gradient, dtype, boxes) if kind.options.gradients else None,
                 view_of(result.target_gradient, dtype, boxes) if kind.options.target_gradients else None,
             )

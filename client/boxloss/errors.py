@@ -87,6 +87,26 @@ class ServerBusyError(BoxlossError):
         self.retry_after = retry_after
 
 
+class OutOfMemoryError(BoxlossError, MemoryError):
+    """The server lacks the memory to compute this. Send less at once."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "OUT_OF_MEMORY"
+
+
+class QuotaExceededError(ServerBusyError):
+    """This client has used up its quota; others are served. Retry after `retry_after` seconds, or ask for more."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class UnauthenticatedError(BoxlossError):
+    """The server asks for a token, and the call had none that it knows. Give the client one that the server lists."""
+
+    code = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
 class DeadlineExceededError(BoxlossError, TimeoutError):
     """No answer came in time. Allow a longer timeout, or send less at once."""
 
@@ -95,7 +115,7 @@ class DeadlineExceededError(BoxlossError, TimeoutError):
 
 
 class ServerUnavailableError(BoxlossError, ConnectionError):
-    """No server answers at the address. Start one, or correct the address."""
+    """No server answers at the address. Start one, or correct the address or the TLS to it."""
 
     code = "UNAVAILABLE"
     reason = "UNAVAILABLE"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, weights_of
+from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, unexpected, valid_rows, weights_of
 from boxloss.bulk import array_field, elements_of, field
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import Loss
@@ -160,7 +160,7 @@ class EvaluationExchange:
     """
 
     def __init__(self, question: Question, server: ServerInfo) -> None:
-        self._question = question
+        self.question = question
         self._kind = question.kind
         self._template = self._kind.template(question.reduction)
         self._count = question.pairs
@@ -172,7 +172,7 @@ class EvaluationExchange:
 
     def requests(self) -> Iterator[tuple[bytes, Names]]:
         """The messages to send, and what to call their fields in errors."""
-        question = self._question
+        question = self.question
         for part in self._slices:
             rest = self._template
             if question.crowd is not None:
@@ -191,10 +191,11 @@ class EvaluationExchange:
 
     def results(self, responses: Sequence[loss_service_pb2.EvaluateResponse]) -> list[LossResult]:
         """One result for each loss, from the answers to all messages."""
-        counts = [len(self._question.predictions[part]) for part in self._slices]
+        counts = [len(self.question.predictions[part]) for part in self._slices]
         valid = np.ones(self._count, bool)
-        for part, response in zip(self._slices, responses, strict=True):
-            valid[part.start + np.asarray(response.masked_rows, np.int64)] = False
+        for part, count, response in zip(self._slices, counts, responses, strict=True):
+            check_results(response, self._kind)
+            valid[part] = valid_rows(response.masked_rows, count)
         iou = _joined([from_message(r.iou, r.dtype, (n,)) for r, n in zip(responses, counts, strict=True)])
 
         def count_valid(part: Slice) -> int:
@@ -232,17 +233,17 @@ class EvaluationExchange:
     ) -> tuple[Array, Array | None, Array | None]:
         """Joins the parts."""
         joined = [None if parts is None else _joined(parts) for parts in (gradients, target_gradients)]
-        if self._question.reduction == "none":
+        if self.question.reduction == "none":
             return _joined(values), joined[0], joined[1]
         if len(values) == 1:
             return values[0], joined[0], joined[1]
-        scale = scale_of(self._question.reduction, valid)
+        scale = scale_of(self.question.reduction, valid)
         total = np.asarray(np.sum(values, dtype=np.float64) * scale, values[0].dtype)
         first, second = (None if array is None else array * array.dtype.type(scale) for array in joined)
         return total, first, second
 
     def _value_shape(self, count: int) -> tuple[int, ...]:
-        return (count,) if self._question.reduction == "none" else ()
+        return (count,) if self.question.reduction == "none" else ()
 
 
 class MatrixExchange:
@@ -340,7 +341,7 @@ class StreamExchange:
         self._loss = loss
         self._options = options
         self._reduction = reduction
-        self._server = server
+        self.server = server
         self._unanswered: deque[tuple[bytes, EvaluationExchange | None]] = deque()
         self._answers: list[loss_service_pb2.EvaluateResponse] = []
         self._asked = 0
@@ -362,8 +363,20 @@ class StreamExchange:
             question = Question(predictions, targets, [self._loss], self._options, self._reduction, *weights[:1])
         except InvalidInputError as error:
             raise error.within(f"batches[{self._asked}]") from None
-        exchange = EvaluationExchange(question, self._server)
         self._asked += 1
+        return self._write(question)
+
+    def cut(self, server: ServerInfo) -> None:
+        """Has all that is not answered asked anew, in messages that fit other limits."""
+        questions = [exchange.question for _, exchange in self._unanswered if exchange]
+        self.server = server
+        self._unanswered.clear()
+        self._answers = []
+        for question in questions:
+            self._write(question)
+
+    def _write(self, question: Question) -> list[bytes]:
+        exchange = EvaluationExchange(question, self.server)
         messages = [
             b"".join(field(EvaluateStreamRequest.REQUEST_FIELD_NUMBER, request)) for request, _ in exchange.requests()
         ]
@@ -380,6 +393,12 @@ class StreamExchange:
         result = exchange.results(self._answers)[0]
         self._answers = []
         return result
+
+
+def check_results(response: loss_service_pb2.EvaluateResponse, kind: Kind) -> None:
+    """Raises `ServerError` where an answer has not one result for each loss."""
+    if len(response.results) != len(kind.losses):
+        raise unexpected(f"{len(response.results)} results for {len(kind.losses)} losses")
 
 
 def scale_of(reduction: Reduction, valid: Rows) -> float:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from boxloss.arrays import unexpected
 from boxloss.results import LossInfo, ParameterInfo, ServerInfo
 from boxloss.v1 import catalogue_pb2, loss_service_pb2
 from boxloss.wire import enum_choices
 
 
 def server_info(response: loss_service_pb2.ListLossesResponse) -> ServerInfo:
-    """Reads what a server offers."""
+    """Reads what a server offers.
+
+    Raises:
+        ServerError: it states no limits.
+    """
+    if min(response.limits.message_bytes, response.limits.request_pairs) < 1:
+        raise unexpected("a catalogue without limits")
     metrics = {number: word for word, number in enum_choices(loss_service_pb2.IouMetric.DESCRIPTOR).items()}
     return ServerInfo(
         version=response.server_version,

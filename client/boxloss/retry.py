@@ -11,17 +11,6 @@ from tenacity.stop import stop_base
 
 from boxloss.errors import ServerBusyError, ServerUnavailableError
 
-CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # gRPC waits up to two minutes before it connects again; a restarted server should be found in a second.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # The retries here know the deadline and the server's own wish.
-    ("grpc.enable_retries", 0),
-]
-
 _backoff = wait_random_exponential(multiplier=0.05, max=1.0)
 
 
@@ -34,11 +23,16 @@ class Policy(TypedDict):
     reraise: bool
 
 
-def policy(timeout: float) -> Policy:
-    """Retries while the server is unavailable or busy, as long as the timeout allows."""
+def policy(timeout: float, several: bool) -> Policy:
+    """Retries while the server is unavailable or busy, as long as the timeout allows.
+
+    Args:
+        timeout: in seconds.
+        several: whether there are other servers, one of which gets the next try.
+    """
     return Policy(
         retry=retry_if_exception_type((ServerUnavailableError, ServerBusyError)),
-        wait=_wait,
+        wait=_wait_for_another if several else _wait,
         stop=stop_before_delay(timeout),
         reraise=True,
     )
@@ -49,3 +43,8 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, ServerBusyError) else 0.0
     return asked + _backoff(state)
+
+
+def _wait_for_another(state: RetryCallState) -> float:
+    """At first, no busy server's wish counts: another may have room."""
+    return _backoff(state) if state.attempt_number == 1 else _wait(state)

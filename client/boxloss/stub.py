@@ -1,34 +1,62 @@
-"""The methods of the service as the clients call them: with messages that are written already."""
+"""The methods of the service as the clients call them: with bytes, which they write and read themselves.
+
+gRPC itself would take an answer that cannot be read for none at all, or wait for the end of its stream.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from boxloss.arrays import unexpected
+from boxloss.credentials import Metadata
 from boxloss.v1 import loss_service_pb2
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"]
+_ANSWERS: dict[str, Any] = {
+    "Evaluate": loss_service_pb2.EvaluateResponse,
+    "EvaluateStream": loss_service_pb2.EvaluateStreamResponse,
+    "PairwiseIou": loss_service_pb2.PairwiseIouResponse,
+    "ListLosses": loss_service_pb2.ListLossesResponse,
+}
 
 
 class Stub:
-    """Methods by their names; each takes bytes and returns a message, or a stream of them.
+    """Methods by their names; each takes bytes and returns bytes, or a stream of them.
 
     Args:
         channel: of either stack.
+        metadata: what to send with every call.
     """
 
-    def __init__(self, channel: Any) -> None:
-        def path(name: str) -> str:
-            return f"/{_SERVICE.full_name}/{name}"
+    def __init__(self, channel: Any, metadata: Metadata | None = None) -> None:
+        def method(kind: Callable[..., Any], name: str) -> Any:
+            call = kind(f"/{_SERVICE.full_name}/{name}")
+            return partial(_with_metadata, call, metadata) if metadata else call
 
-        self.Evaluate = channel.unary_unary(
-            path("Evaluate"), response_deserializer=loss_service_pb2.EvaluateResponse.FromString
-        )
-        self.EvaluateStream = channel.stream_stream(
-            path("EvaluateStream"), response_deserializer=loss_service_pb2.EvaluateStreamResponse.FromString
-        )
-        self.PairwiseIou = channel.unary_unary(
-            path("PairwiseIou"), response_deserializer=loss_service_pb2.PairwiseIouResponse.FromString
-        )
-        self.ListLosses = channel.unary_unary(
-            path("ListLosses"), response_deserializer=loss_service_pb2.ListLossesResponse.FromString
-        )
+        self.Evaluate = method(channel.unary_unary, "Evaluate")
+        self.EvaluateStream = method(channel.stream_stream, "EvaluateStream")
+        self.PairwiseIou = method(channel.unary_unary, "PairwiseIou")
+        self.ListLosses = method(channel.unary_unary, "ListLosses")
+
+
+def read_answer(method: str, data: bytes) -> Any:
+    """Reads an answer of a method as its message.
+
+    Raises:
+        ServerError: it is none.
+    """
+    try:
+        return _ANSWERS[method].FromString(data)
+    except DecodeError:
+        raise unexpected(f"bytes that are no {_ANSWERS[method].__name__}") from None
+
+
+def _with_metadata(
+    call: Callable[..., Any], own: Metadata, request: Any, *, timeout: float | None, metadata: Metadata | None
+) -> Any:
+    """Makes a call with the metadata of all calls, and with its own if it has any."""
+    return call(request, timeout=timeout, metadata=(*own, *(metadata or ())))

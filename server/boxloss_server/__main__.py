@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import signal
 import sys
 
@@ -11,6 +13,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from boxloss_server.exposure import warn_of_exposure
 from boxloss_server.logs import configure_logs
 from boxloss_server.processes import Supervisor, serve_metrics
 from boxloss_server.settings import Settings, explain
@@ -19,21 +22,33 @@ _log = structlog.get_logger()
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT; exits 0 then, 2 for wrong settings and 1 where it cannot serve."""
+    """Serves until SIGTERM or SIGINT.
+
+    Exits 0 then, 2 for wrong settings, 1 where it cannot serve or its device failed, and 70 if it hangs.
+    """
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
         print(f"boxloss-server: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    _allow_descriptors()
     try:
         if settings.processes > 1:
             sys.exit(asyncio.run(Supervisor(settings).run()))
-        uvloop.run(_serve(settings))
+        sys.exit(uvloop.run(_serve(settings)))
     except (OSError, ValueError) as error:
         sys.exit(f"boxloss-server: {error}")
 
 
-async def _serve(settings: Settings) -> None:
+def _allow_descriptors() -> None:
+    """Takes as many as the system lets this process have: each connection needs one, and by default 1024 are usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError):  # Where "most" is no number, as on macOS.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _serve(settings: Settings) -> int:
+    """Returns the exit status."""
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
@@ -42,13 +57,13 @@ async def _serve(settings: Settings) -> None:
     from boxloss_server.service import Server
 
     configure_logs(settings.log_level, settings.log_format)
+    warn_of_exposure(settings)
     server = Server(settings)
     serve_metrics(server.registry, settings.metrics_host, settings.metrics_port)
     await server.start()
     server.settle()
     _log.info("serving", host=settings.host, port=server.port, device=server.device)
-    await asked_to_stop.wait()
-    await server.stop()
+    return await server.run(asked_to_stop)
 
 
 if __name__ == "__main__":

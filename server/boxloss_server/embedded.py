@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -13,6 +14,16 @@ from pydantic import ValidationError
 from boxloss_server.logs import configure_logs
 from boxloss_server.service import Server
 from boxloss_server.settings import Settings, explain
+
+_OPEN: dict[str, Any] = {
+    "tls_certificate": None,
+    "tls_key": None,
+    "tls_client_ca": None,
+    "tokens_file": None,
+    "client_pairs_per_second": 0,
+    "client_waiting_pairs": 0,
+}
+"""Settings that the environment may have for another server: this one has one client, and none can listen in."""
 
 
 class EmbeddedServer:
@@ -29,7 +40,7 @@ class EmbeddedServer:
         if not structlog.is_configured():
             configure_logs("warning", "console")
         try:
-            settings = Settings(device=device)
+            settings = Settings(device=device, **_OPEN)
         except ValidationError as error:
             raise ValueError(f"the environment has wrong BOXLOSS_ settings: {explain(error)}") from None
         self._folder = tempfile.TemporaryDirectory(prefix="boxloss-")

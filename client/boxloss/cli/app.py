@@ -17,7 +17,9 @@ import typer
 from rich.console import Console
 
 import boxloss
+from boxloss.channel import name_of
 from boxloss.cli.catalogue import catalogue
+from boxloss.cli.credentials import TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import match_coco, match_rows
 from boxloss.cli.readers import read
@@ -49,7 +51,11 @@ _err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_ADDRESS = typer.Option(metavar="HOST:PORT", envvar="BOXLOSS_ADDRESS", help="Of the server; or unix:/path.")
+_ADDRESS = typer.Option(
+    metavar="HOST:PORT",
+    envvar="BOXLOSS_ADDRESS",
+    help="Of the server; or unix:/path. Of several: repeat it, or dns:///NAME:PORT for all of that name.",
+)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +138,12 @@ def evaluate(
             metavar="FILE", dir_okay=False, writable=True, help="Write the table to a .csv, .json or .parquet file."
         ),
     ] = None,
-    address: Annotated[str | None, _ADDRESS] = None,
+    address: Annotated[list[str] | None, _ADDRESS] = None,
+    tls: Annotated[bool, TLS] = False,
+    tls_ca: Annotated[Path | None, TLS_CA] = None,
+    tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,
+    tls_key: Annotated[Path | None, TLS_KEY] = None,
+    token_file: Annotated[Path | None, TOKEN_FILE] = None,
     device: Annotated[
         str | None,
         typer.Option(help="Where to compute without a server: auto, cpu, cuda or cuda:N.", show_default="auto"),
@@ -156,7 +167,8 @@ def evaluate(
     for file in () if coco else (first, second):
         if file.coco and len(file):
             raise fault(file.path, "is COCO and the other file is not; give two of a kind")
-    with _connected(address, device, timeout) as client:
+    credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
+    with _connected(address, device, timeout, credentials) as client:
         valid = [valid_rows(client, file, mask=invalid == "mask", track=_track) for file in (first, second)]
         if coco:
             matching = match_coco(client, first, second, *valid, min_iou=min_iou, track=_track)
@@ -192,14 +204,21 @@ def evaluate(
 @app.command()
 def losses(
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print them.")] = "table",
-    address: Annotated[str | None, _ADDRESS] = None,
+    address: Annotated[list[str] | None, _ADDRESS] = None,
+    tls: Annotated[bool, TLS] = False,
+    tls_ca: Annotated[Path | None, TLS_CA] = None,
+    tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,
+    tls_key: Annotated[Path | None, TLS_KEY] = None,
+    token_file: Annotated[Path | None, TOKEN_FILE] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that the server may take.")] = 5.0,
 ) -> None:
     """Lists the losses with formula, parameters (default and range) and paper: this version's, or a server's."""
+    credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
     if address:
-        with Client(address, timeout=timeout) as client:
+        with credentials.client(address, timeout) as client:
             offer = client.info()
     else:
+        credentials.refuse_unused()
         offer = server_info(loss_service_pb2.ListLossesResponse(losses=[describe(each) for each in CATALOGUE.values()]))
     if form == "json":
         print(json.dumps([dataclasses.asdict(each) for each in offer.losses], indent=2))
@@ -210,16 +229,22 @@ def losses(
 
 @app.command()
 def ping(
-    address: Annotated[str, _ADDRESS] = "localhost:50051",
+    address: Annotated[list[str], _ADDRESS] = ["localhost:50051"],  # noqa: B006
+    tls: Annotated[bool, TLS] = False,
+    tls_ca: Annotated[Path | None, TLS_CA] = None,
+    tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,
+    tls_key: Annotated[Path | None, TLS_KEY] = None,
+    token_file: Annotated[Path | None, TOKEN_FILE] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that each call to the server may take.")] = 5.0,
 ) -> None:
-    """Has a server compute a loss, and prints its version, device and latency.
+    """Has a server compute a loss, and prints its version, device and latency; of several, of whichever answers.
 
     Exits 0 where it does and 1 where it does not, as health checks want it.
     """
     times = []
+    credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
     try:
-        with Client(address, timeout=timeout) as client:
+        with credentials.client(address, timeout) as client:
             server = client.info()
             for _ in range(_PINGS):
                 start = time.perf_counter()
@@ -229,19 +254,25 @@ def ping(
         _fail(error, 1)
     latency = statistics.median(times) * 1000
     _out.print(
-        f"{address} is healthy: boxloss {server.version} on {server.device}, "
+        f"{client.address} is healthy: boxloss {server.version} on {server.device}, "
         f"{latency:.1f} ms a call (median of {_PINGS})"
     )
 
 
 @contextmanager
-def _connected(address: str | None, device: str | None, timeout: float) -> Iterator[Client]:
+def _connected(
+    address: Sequence[str] | None, device: str | None, timeout: float, credentials: Credentials
+) -> Iterator[Client]:
     """A client of the server at the address, or of one in this process."""
     if address and device:
-        raise fault("--device", f"is for computing in this process; leave it out, or the address {address}")
+        raise fault("--device", f"is for computing in this process; leave it out, or the address {name_of(address)}")
+    if not address:
+        credentials.refuse_unused()
     with ExitStack() as stack:
-        with _err.status(f"waiting for {address}" if address else "starting a server in this process"):
-            client = stack.enter_context(Client(address, timeout=timeout) if address else _embedded(device, timeout))
+        with _err.status(f"waiting for {name_of(address)}" if address else "starting a server in this process"):
+            client = stack.enter_context(
+                credentials.client(address, timeout) if address else _embedded(device, timeout)
+            )
             client.info()
         yield client
 

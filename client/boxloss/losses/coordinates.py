@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses.loss import Loss, parameter
 from boxloss.parameters import Choice, Number
 
@@ -12,6 +13,8 @@ __all__ = ["L1", "L2", "BalancedL1", "BoundedIoU", "Coordinates", "Huber", "NWD"
 
 Coordinates = Literal["corners", "center"]
 
+_STEEPEST = 80.0
+"""Most that Balanced L1's gamma is over its alpha; e to this is less than single precision holds."""
 _FLAT_SCALE = "Ranks by the boxes' unit: a large box a little off scores as a small one far off."
 
 
@@ -110,6 +113,12 @@ class BalancedL1(Loss):
     gamma: float = parameter(Number(summary="Bound of the gradient.", above=0), default=1.5)
     beta: float = parameter(Number(summary="Where the two parts meet, in the boxes' unit.", above=0), default=1.0)
     coordinates: Coordinates = _coordinates()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma > _STEEPEST * self.alpha:  # Single precision does not hold b.
+            fault = f"{self.gamma:g} is more than {_STEEPEST:g} times alpha, {self.alpha:g}"
+            raise InvalidInputError([Violation("gamma", fault)])
 
 
 @dataclass(frozen=True)

@@ -579,7 +579,7 @@ class BalancedL1(google.protobuf.message.Message):
     alpha: builtins.float
     """Lifts the gradient of small differences. Above 0; 0.5 when unset."""
     gamma: builtins.float
-    """Bound of the gradient. Above 0; 1.5 when unset."""
+    """Bound of the gradient. Above 0, at most 80 times alpha; 1.5 when unset."""
     beta: builtins.float
     """Where the two parts meet, in the boxes' unit. Above 0; 1 when unset."""
     coordinates: global___Coordinates.ValueType

@@ -30,8 +30,10 @@ class LossServiceStub(object):
 
     Every error carries a google.rpc.ErrorInfo whose domain is "boxloss", and besides it:
     INVALID_ARGUMENT    bad input: google.rpc.BadRequest with a violation for each field. Do not retry.
-    RESOURCE_EXHAUSTED  the queue is full: google.rpc.RetryInfo, and the same delay in the trailer
-    grpc-retry-pushback-ms. Without RetryInfo: the message is too large; do not retry.
+    UNAUTHENTICATED     the server asks for a token: send "authorization: Bearer TOKEN".
+    RESOURCE_EXHAUSTED  the queue is full (QUEUE_FULL), or the caller's share used up (QUOTA_EXCEEDED):
+    google.rpc.RetryInfo, and the same delay in the trailer grpc-retry-pushback-ms.
+    Without RetryInfo: the message is too large; do not retry.
     DEADLINE_EXCEEDED   the deadline passed while the request waited; nothing was computed.
     UNAVAILABLE         the server is starting or shutting down. Retry.
     INTERNAL            the server's fault.
@@ -70,8 +72,10 @@ class LossServiceServicer(object):
 
     Every error carries a google.rpc.ErrorInfo whose domain is "boxloss", and besides it:
     INVALID_ARGUMENT    bad input: google.rpc.BadRequest with a violation for each field. Do not retry.
-    RESOURCE_EXHAUSTED  the queue is full: google.rpc.RetryInfo, and the same delay in the trailer
-    grpc-retry-pushback-ms. Without RetryInfo: the message is too large; do not retry.
+    UNAUTHENTICATED     the server asks for a token: send "authorization: Bearer TOKEN".
+    RESOURCE_EXHAUSTED  the queue is full (QUEUE_FULL), or the caller's share used up (QUOTA_EXCEEDED):
+    google.rpc.RetryInfo, and the same delay in the trailer grpc-retry-pushback-ms.
+    Without RetryInfo: the message is too large; do not retry.
     DEADLINE_EXCEEDED   the deadline passed while the request waited; nothing was computed.
     UNAVAILABLE         the server is starting or shutting down. Retry.
     INTERNAL            the server's fault.
@@ -143,8 +147,10 @@ class LossService(object):
 
     Every error carries a google.rpc.ErrorInfo whose domain is "boxloss", and besides it:
     INVALID_ARGUMENT    bad input: google.rpc.BadRequest with a violation for each field. Do not retry.
-    RESOURCE_EXHAUSTED  the queue is full: google.rpc.RetryInfo, and the same delay in the trailer
-    grpc-retry-pushback-ms. Without RetryInfo: the message is too large; do not retry.
+    UNAUTHENTICATED     the server asks for a token: send "authorization: Bearer TOKEN".
+    RESOURCE_EXHAUSTED  the queue is full (QUEUE_FULL), or the caller's share used up (QUOTA_EXCEEDED):
+    google.rpc.RetryInfo, and the same delay in the trailer grpc-retry-pushback-ms.
+    Without RetryInfo: the message is too large; do not retry.
     DEADLINE_EXCEEDED   the deadline passed while the request waited; nothing was computed.
     UNAVAILABLE         the server is starting or shutting down. Retry.
     INTERNAL            the server's fault.

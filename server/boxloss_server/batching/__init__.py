@@ -3,5 +3,6 @@
 from boxloss_server.batching.batcher import Batcher, Outcome
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.observer import Observer
+from boxloss_server.batching.quotas import Quotas
 
-__all__ = ["Batcher", "Capacity", "Observer", "Outcome"]
+__all__ = ["Batcher", "Capacity", "Observer", "Outcome", "Quotas"]

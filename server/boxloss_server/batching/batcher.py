@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from boxloss.errors import DeadlineExceededError, ServerBusyError
 from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
+from boxloss_server.batching.halves import Compute, in_halves
 from boxloss_server.batching.observer import Observer
 
 Result = TypeVar("Result")
@@ -32,11 +33,16 @@ _MARGIN = 2e-3
 
 
 class Outcome(NamedTuple, Generic[Result]):
-    """A request's result, and how it came about. Times are seconds."""
+    """A request's result, and how it came about: it waited, then its batch was computed. Times are seconds."""
 
     result: Result
     queue_time: float
+    copy_time: float
+    """What the batch took besides its function."""
     compute_time: float
+    """What the function took."""
+    ended: float
+    """When the batch was over, as time.monotonic() tells it."""
     batch_requests: int
     batch_pairs: int
 
@@ -50,7 +56,16 @@ class _Entry(NamedTuple):
     deadline: float
     client: Hashable
     arrived: float
+    mark: Any
     outcome: asyncio.Future[Outcome[Any]]
+
+
+class _Run(NamedTuple):
+    """A batch that has been computed, or has failed."""
+
+    results: Sequence[Any]
+    compute_time: float
+    ended: float
 
 
 class _Batch:
@@ -87,7 +102,9 @@ class Batcher:
     Large requests wait for a single worker thread, and share a batch with those that come until it is free.
 
     Args:
-        compute: computes the same work for a list of requests; answers in their order, with a result or an error.
+        compute: computes the same work for a list of requests; answers in their order, with a result or an error. A
+            batch for which it raises is computed in halves.
+        clock: tells the seconds for which the function alone has run, for the thread that asks.
         capacity: room for the requests that wait or are computed.
         window: longest time in seconds that a round lasts.
         batch_pairs: most pairs of a batch of large requests, unless a single one has more.
@@ -97,14 +114,16 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        compute: Compute,
+        clock: Callable[[], float],
         capacity: Capacity,
         window: float,
         batch_pairs: int,
         small_pairs: int,
         observer: Observer,
     ) -> None:
-        self._compute = compute
+        self._compute = in_halves(compute, observer.failed)
+        self._clock = clock
         self._capacity = capacity
         self._window = window
         self._batch_pairs = batch_pairs
@@ -119,7 +138,18 @@ class Batcher:
         self._backlog: Backlog[_Entry] = Backlog()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="boxloss-engine")
         self._worker_busy = False
+        self._arrivals: dict[asyncio.Future[Any], float] = {}
+        """When the requests were admitted that are not yet answered, in this order."""
         self._pairs_per_second = 1e6
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the admission of the request that has waited longest for its answer; 0 if none waits.
+
+        Any thread may ask.
+        """
+        arrivals = list(self._arrivals.values())
+        return time.monotonic() - arrivals[0] if arrivals else 0.0
 
     async def submit(
         self,
@@ -146,15 +176,17 @@ class Batcher:
         """
         room = max(pairs, 1)  # Requests without pairs must not come without bound.
         if patient:
-            await self._capacity.wait(room)
+            await self._room(room)
         elif not self._capacity.admit(room):
             self._observer.rejected("queue_full")
             raise ServerBusyError(
                 f"the queue is full: {self._capacity.pairs} pairs wait; retry later, or add servers",
                 retry_after=min(max(self._capacity.pairs / self._pairs_per_second, 0.01), 1.0),
             )
+        arrived, mark = time.monotonic(), self._observer.admitted()
+        entry = _Entry(work, request, pairs, deadline, client, arrived, mark, self._loop.create_future())
+        self._arrivals[entry.outcome] = entry.arrived
         try:
-            entry = _Entry(work, request, pairs, deadline, client, time.monotonic(), self._loop.create_future())
             if pairs <= self._small_pairs:
                 self._gather(entry)
             else:
@@ -162,11 +194,20 @@ class Batcher:
                 self._start_worker("idle")
             return await entry.outcome
         finally:
-            self._capacity.release(room)
+            del self._arrivals[entry.outcome]
+            self._capacity.release(room, patient)
 
     def shut_down(self) -> None:
         """Lets go of the worker thread. Call it when no request waits any more."""
         self._worker.shutdown()
+
+    async def _room(self, pairs: int) -> None:
+        """Waits for room."""
+        try:
+            await self._capacity.wait(pairs)
+        except asyncio.CancelledError:
+            self._observer.rejected("cancelled")
+            raise
 
     def _gather(self, entry: _Entry) -> None:
         """Puts a small request into the round."""
@@ -231,7 +272,10 @@ class Batcher:
         """Computes a batch of small requests here and now."""
         now = time.monotonic()
         if entries := self._wanted(entries, reason, now):
-            self._answer(entries, now, partial(self._compute, entries[0].work, [entry.request for entry in entries]))
+            run = self._run(entries)
+            self._answer(entries, now, run)
+            if not self._worker_busy:
+                self._observer.busy(run.ended - now)
             self._last_seconds = time.monotonic() - now
 
     def _start_worker(self, reason: str) -> None:
@@ -240,48 +284,57 @@ class Batcher:
             now = time.monotonic()
             if entries := self._wanted(self._backlog.take(self._batch_pairs), reason, now):
                 self._worker_busy = True
-                computing = self._worker.submit(self._compute, entries[0].work, [entry.request for entry in entries])
+                computing = self._worker.submit(self._run, entries)
                 asyncio.wrap_future(computing).add_done_callback(partial(self._worked, entries, now))
 
-    def _worked(self, entries: list[_Entry], started: float, computed: asyncio.Future[Sequence[Any]]) -> None:
+    def _worked(self, entries: list[_Entry], started: float, computed: asyncio.Future[_Run]) -> None:
         self._worker_busy = False
         self._start_worker("worker")  # First of all: the device must not wait for answers to be written.
-        self._answer(entries, started, computed.result)
+        run = computed.result()
+        self._answer(entries, started, run)
+        self._observer.busy(run.ended - started)
+
+    def _run(self, entries: list[_Entry]) -> _Run:
+        """Computes a batch, in whichever thread."""
+        before = self._clock()
+        results = self._compute(entries[0].work, [entry.request for entry in entries])
+        return _Run(results, self._clock() - before, time.monotonic())
 
     def _wanted(self, entries: list[_Entry], reason: str, now: float) -> list[_Entry]:
         """Those entries of a batch that starts which somebody still waits for."""
         wanted = [entry for entry in entries if self._is_wanted(entry, now)]
         if wanted:
-            self._observer.closed(reason, len(wanted), sum(entry.pairs for entry in wanted))
+            forming = now - min(entry.arrived for entry in wanted)
+            self._observer.closed(reason, len(wanted), sum(entry.pairs for entry in wanted), forming)
             for entry in wanted:
-                self._observer.queued(now - entry.arrived)
+                self._observer.queued(now - entry.arrived, entry.mark)
         return wanted
 
     def _is_wanted(self, entry: _Entry, now: float) -> bool:
-        if entry.outcome.done():
-            return False
-        if entry.deadline <= now:
-            self._observer.rejected("deadline")
+        late, cancelled = entry.deadline <= now, entry.outcome.done()
+        if late or cancelled:
+            self._observer.rejected("deadline" if late else "cancelled")  # gRPC cancels late ones, too.
+        if late and not cancelled:
             entry.outcome.set_exception(
                 DeadlineExceededError("the deadline passed while the request waited; allow more time")
             )
-            return False
-        return True
+        return not (late or cancelled)
 
-    def _answer(self, entries: list[_Entry], started: float, compute: Callable[[], Sequence[Any]]) -> None:
-        """Hands every entry its result or error, or all of them the error that the computation ends with."""
-        try:
-            results = compute()
-        except Exception as error:
-            results = [error] * len(entries)
-        seconds = time.monotonic() - started
+    def _answer(self, entries: list[_Entry], started: float, run: _Run) -> None:
+        """Hands every entry its result or error."""
+        seconds = run.ended - started
+        copy_time = max(seconds - run.compute_time, 0.0)  # A GPU has a clock of its own.
         pairs = sum(entry.pairs for entry in entries)
         self._pairs_per_second += 0.1 * (pairs / max(seconds, 1e-6) - self._pairs_per_second)
-        self._observer.computed(seconds)
-        for entry, result in zip(entries, results, strict=True):
+        mark = next((entry.mark for entry in entries if entry.mark), None)
+        self._observer.computed(copy_time, run.compute_time, mark)
+        for entry, result in zip(entries, run.results, strict=True):
             if entry.outcome.done():
                 continue
             if isinstance(result, Exception):
                 entry.outcome.set_exception(result)
             else:
-                entry.outcome.set_result(Outcome(result, started - entry.arrived, seconds, len(entries), pairs))
+                queue_time = started - entry.arrived
+                entry.outcome.set_result(
+                    Outcome(result, queue_time, copy_time, run.compute_time, run.ended, len(entries), pairs)
+                )

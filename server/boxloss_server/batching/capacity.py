@@ -9,44 +9,56 @@ from collections import deque
 class Capacity:
     """Counts the pairs and requests that are admitted and not yet answered.
 
+    There is room until so many pairs are in, whatever the next request has: a large one finds room as easily as a small
+    one. Patient requests get what becomes free in the order in which they came, until half of the room is theirs; so
+    neither they nor the others can keep the rest out.
+
     Args:
-        pairs: most pairs at once.
+        limit: admit no more once so many pairs are in.
     """
 
-    def __init__(self, pairs: int) -> None:
-        self._limit = pairs
-        self._turned_back: deque[asyncio.Future[None]] = deque()
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._patient_pairs = 0
+        self._line: deque[tuple[asyncio.Future[None], int]] = deque()
+        """The patient requests that wait, and their pairs."""
         self.pairs = 0
         self.requests = 0
 
     def admit(self, pairs: int) -> bool:
-        """Takes room for a request; False where there is none. An empty server admits any request."""
-        if self.pairs + pairs > self._limit and self.pairs:
+        """Takes room for a request; False where there is none."""
+        if self.pairs >= self.limit:
             return False
         self.pairs += pairs
         self.requests += 1
         return True
 
     async def wait(self, pairs: int) -> None:
-        """Takes room for a request as soon as there is some."""
-        while not self.admit(pairs):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._turned_back.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._call_next()
-                raise
+        """Takes room for a patient request as soon as there is some."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append((turn, pairs))
+        self._let_in()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # It was let in at the same moment.
+                self.release(pairs, patient=True)
+            raise
 
-    def release(self, pairs: int) -> None:
-        """Gives the room of a request back."""
+    def release(self, pairs: int, patient: bool) -> None:
+        """Gives the room of a request back; a patient one got it from `wait`."""
         self.pairs -= pairs
         self.requests -= 1
-        self._call_next()
+        if patient:
+            self._patient_pairs -= pairs
+        self._let_in()
 
-    def _call_next(self) -> None:
-        while self._turned_back:
-            turn = self._turned_back.popleft()
-            if not turn.done():
+    def _let_in(self) -> None:
+        while self._line and self._patient_pairs < self.limit / 2:
+            turn, pairs = self._line[0]
+            if not turn.cancelled():
+                if not self.admit(pairs):
+                    return
+                self._patient_pairs += pairs
                 turn.set_result(None)
-                return
+            self._line.popleft()

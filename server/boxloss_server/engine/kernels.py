@@ -91,7 +91,7 @@ class Kernels:
         structure = _structure_of(work)
         kernel = self._kernels.get(structure)
         if kernel is not None:
-            return partial(_run, kernel, _numbers_of(work, self._device))
+            return partial(self._run, kernel, work)
         if self._mode != "off" and structure not in self._obtaining:
             self._ask(structure, work)
         return partial(compute, work)
@@ -115,6 +115,17 @@ class Kernels:
         for compiler in list(self._compilers):
             _kill(compiler)
         self._threads.shutdown(cancel_futures=True)
+
+    def _run(self, kernel: Any, work: Evaluation, batch: Tensor) -> Tensor:
+        """Runs a kernel; for good without it, if it fails where the eager function does not."""
+        try:
+            return _run(kernel, _numbers_of(work, self._device), batch)
+        except Exception as error:
+            fault = str(error)
+        planes = compute(work, batch)  # Says what is wrong if that is not the kernel's doing, for example its memory.
+        self._kernels.pop(_structure_of(work), None)
+        _log.error("a kernel fails and is dropped; its function runs eagerly", work=repr(work), error=fault)
+        return planes
 
     def _ask(self, structure: Evaluation, work: Evaluation) -> None:
         """Counts the batches of a function; obtains its kernel once that is worth it."""

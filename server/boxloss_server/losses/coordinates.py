@@ -38,7 +38,8 @@ def balanced_l1(geometry: Geometry, loss: BalancedL1) -> Tensor:
     alpha, gamma, beta = loss.alpha, loss.gamma, loss.beta
     size = geometry.differences(loss.coordinates).abs()
     b = torch.expm1(size.new_zeros(()) + gamma / alpha)
-    near = alpha / b * (b * size + beta) * torch.log1p(b * size / beta) - alpha * size
+    small = torch.where(size < beta, size, 0)  # Others could overflow, and their NaN would reach the gradient.
+    near = alpha / b * (b * small + beta) * torch.log1p(b * small / beta) - alpha * small
     return torch.where(size < beta, near, gamma * size + gamma * beta / b - alpha * beta).sum(0)
 
 

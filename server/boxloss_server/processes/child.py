@@ -18,7 +18,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from boxloss_server.logs import configure_logs
-from boxloss_server.processes.messages import Job, Report
+from boxloss_server.processes.messages import BEAT, Job, Report
 from boxloss_server.service import Server
 from boxloss_server.settings import Settings
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 
 def main() -> None:
-    """Serves until asked to stop; exits 0 then, and 1 where it cannot serve."""
+    """Serves until asked to stop; exits 0 then, 1 where it cannot serve or its device failed, and 70 if it hangs."""
     sys.exit(uvloop.run(_run()))
 
 
@@ -40,8 +40,8 @@ async def _run() -> int:
     line = await reader.readline()
     if not line:  # The supervisor was killed at once.
         return 0
-    closed = asyncio.create_task(_closed(reader))
-    closed.add_done_callback(lambda _: asked_to_stop.set())
+    answering = asyncio.create_task(_answer(reader, writer))
+    answering.add_done_callback(lambda _: asked_to_stop.set())
 
     job = Job.model_validate_json(line)
     configure_logs(job.settings.log_level, job.settings.log_format, process=job.number)
@@ -60,15 +60,14 @@ async def _run() -> int:
         await writer.drain()
     if report.error:
         return 1
-    await asked_to_stop.wait()
-    await server.stop()
-    return 0
+    return await server.run(asked_to_stop)
 
 
-async def _closed(reader: asyncio.StreamReader) -> None:
-    """Waits until the supervisor's side closes."""
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers the supervisor's beats until its side closes."""
     with contextlib.suppress(ConnectionError):
-        await reader.read()
+        while await reader.readline():
+            writer.write(BEAT)
 
 
 def own_settings(job: Job) -> Settings:

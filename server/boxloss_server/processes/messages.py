@@ -1,5 +1,7 @@
 """What supervisor and processes tell each other: a line of JSON each way, over a pair of sockets.
 
+After that, a process answers every beat of its supervisor with one of its own, so that it is known not to hang.
+
 A process stops in order when its supervisor's side of the pair closes, which it also does when the supervisor is
 killed.
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from boxloss_server.settings import Settings
+
+BEAT = b"\n"
 
 
 class Job(BaseModel):

@@ -14,9 +14,10 @@ from typing import Self
 import structlog
 from prometheus_client import CollectorRegistry
 
+from boxloss_server.exposure import warn_of_exposure
 from boxloss_server.logs import configure_logs
 from boxloss_server.processes.endpoint import serve_metrics
-from boxloss_server.processes.messages import Job, Report
+from boxloss_server.processes.messages import BEAT, Job, Report
 from boxloss_server.processes.port import reserve
 from boxloss_server.processes.totals import Totals
 from boxloss_server.settings import Settings
@@ -26,6 +27,10 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _MARGIN = 30.0
 """Seconds beyond the grace after which a process that has not ended is killed."""
+_BEATS = 10
+"""Beats in the time after which a process hangs."""
+_PATIENCE = 1.5
+"""How much longer than itself its supervisor waits: a process that can had better say itself what hangs."""
 _IN_ORDER = (0, -signal.SIGTERM)
 """Exit statuses after being asked to stop; the second if that came before it could listen to signals."""
 
@@ -41,6 +46,7 @@ class Child:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._stopped = False
 
     @classmethod
     async def start(cls, job: Job) -> Self:
@@ -73,8 +79,31 @@ class Child:
             raise ChildProcessError(report.error)
         return report
 
+    async def hangs(self, timeout: float) -> bool:
+        """Returns True once it has not answered for so many seconds; False once it ends.
+
+        It counts beats, not seconds: what is suspended with this process, as in a laptop that sleeps, does not hang.
+        """
+        silent = 0
+        while silent < _BEATS and not self._stopped:
+            if not silent:
+                self._writer.write(BEAT)
+            try:
+                async with asyncio.timeout(timeout / _BEATS):
+                    if not await self._reader.readline():
+                        return False
+            except TimeoutError:
+                silent += 1
+            except ConnectionResetError:
+                return False
+            else:
+                silent = 0
+                await asyncio.sleep(timeout / _BEATS)
+        return not self._stopped
+
     def stop(self) -> None:
         """Asks it to end in order, by closing the link to it: unlike a signal, that cannot come too early."""
+        self._stopped = True
         self._writer.write_eof()
 
     def kill(self) -> None:
@@ -114,6 +143,7 @@ class Supervisor:
         for asked in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(asked, self._stop)
         configure_logs(self._settings.log_level, self._settings.log_format)
+        warn_of_exposure(self._settings)
         host = self._settings.host
         with reserve(host, self._settings.port) as port:
             self._settings = self._settings.model_copy(update={"port": port})
@@ -158,7 +188,9 @@ class Supervisor:
         pauses = Pauses()
         started = time.monotonic()
         while True:
+            hanging = asyncio.create_task(self._kill_if_it_hangs(number))
             status = await self._children[number].ended()
+            hanging.cancel()
             if self._stopping.is_set():
                 if status not in _IN_ORDER:
                     _log.error("a process did not end in order", process=number, status=status)
@@ -176,6 +208,12 @@ class Supervisor:
                 await self._serves(number)
             except OSError as error:
                 _log.error("a process cannot serve", process=number, error=str(error))
+
+    async def _kill_if_it_hangs(self, number: int) -> None:
+        timeout = _PATIENCE * self._settings.hang_timeout_s
+        if timeout and await self._children[number].hangs(timeout):
+            _log.error("a process hangs and is killed", process=number, timeout_s=timeout)
+            self._children[number].kill()
 
     def _stop(self) -> None:
         if not self._stopping.is_set():

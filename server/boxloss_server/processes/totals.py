@@ -95,7 +95,10 @@ def scrape(port: int) -> list[Metric]:
 
 
 def add_up(parts: Iterable[Iterable[Metric]]) -> list[Metric]:
-    """Joins metrics of several processes: adds counters, histograms and gauges, and keeps what only describes."""
+    """Joins metrics of several processes: adds counters, histograms and gauges, and keeps what only describes.
+
+    Of gauges whose sum means nothing, the largest counts; of exemplars, the newest.
+    """
     families: dict[str, Metric] = {}
     totals: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
     for family in chain.from_iterable(parts):
@@ -116,4 +119,18 @@ def _add(family: Metric, a: Sample, b: Sample) -> Sample:
         return a
     if a.name == f"{family.name}_created":
         return min(a, b, key=lambda sample: sample.value)
-    return a._replace(value=a.value + b.value)
+    if _is_common(a):
+        return max(a, b, key=lambda sample: sample.value)
+    exemplars = [sample.exemplar for sample in (a, b) if sample.exemplar]
+    newest = max(exemplars, key=lambda exemplar: exemplar.timestamp or 0, default=None)
+    return a._replace(value=a.value + b.value, exemplar=newest)
+
+
+def _is_common(sample: Sample) -> bool:
+    """Whether it tells of something that the processes share, or of the worst of them."""
+    match sample.name:
+        case "boxloss_oldest_request_seconds":
+            return True
+        case "boxloss_device_memory_bytes":  # Each process uses its own part of the machine's; of a GPU, all tell all.
+            return sample.labels["kind"] == "total" or sample.labels["device"] != "cpu"
+    return False

@@ -39,7 +39,8 @@ _METRIC_NAMES = _words(loss_service_pb2.IouMetric.DESCRIPTOR, "iou")
 _METRICS: dict[str, Loss] = {loss.name: loss for loss in (IoU(), GIoU(), DIoU(), CIoU(), EIoU())}
 """The losses behind the metrics of PairwiseIou."""
 
-_LARGEST_IMAGE = 1e15
+_SMALLEST_IMAGE, _LARGEST_IMAGE = 1e-15, 1e15
+"""Sides whose squares single precision holds."""
 _SMALLEST_MEAN = 1e-6
 
 _ARRAYS: tuple[Literal["predictions", "targets", "weights"], ...] = ("predictions", "targets", "weights")
@@ -263,8 +264,15 @@ def _squared_image_diagonal(request: _AskedAboutBoxes, losses: Sequence[Loss], f
         return math.nan
     refuse_unknown_fields(request.image_size)
     sides = request.image_size.width, request.image_size.height
-    if not all(0 < side <= _LARGEST_IMAGE for side in sides):
-        faults.append(Violation("image_size", f"is {sides[0]:g} x {sides[1]:g}; width and height must be above 0"))
+    if not all(_SMALLEST_IMAGE <= side <= _LARGEST_IMAGE for side in sides):
+        faults.append(
+            Violation(
+                "image_size",
+                f"is {sides[0]:g} x {sides[1]:g}; width and height must be above 0, "
+                f"{_SMALLEST_IMAGE:g} to {_LARGEST_IMAGE:g}",
+            )
+        )
+        return math.nan
     return sides[0] ** 2 + sides[1] ** 2
 
 

@@ -70,7 +70,7 @@ def _plain_field(number: int, array: NDArray[np.floating]) -> list[Part]:
 
 def _write_execution(message: loss_service_pb2.Execution, outcome: Outcome[Any]) -> None:
     _write_duration(message.queue_time, outcome.queue_time)
-    _write_duration(message.compute_time, outcome.compute_time)
+    _write_duration(message.compute_time, outcome.copy_time + outcome.compute_time)
     message.batch_request_count = outcome.batch_requests
     message.batch_pair_count = outcome.batch_pairs
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from boxloss.errors import BoxlossError, InvalidInputError, ServerError, Violation
+from boxloss.errors import BoxlossError, InvalidInputError, ServerError, UnauthenticatedError, Violation
+from boxloss_server.service.access import Access
+from boxloss_server.service.health import SERVICE_NAME
 from boxloss_server.service.metrics import Metrics, RpcMetrics
-from boxloss_server.service.status import status_of
+from boxloss_server.service.status import cancellation, status_of
+
+if TYPE_CHECKING:
+    from boxloss_server.service.tracing import Tracing
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = Any
@@ -31,14 +36,22 @@ class Methods(grpc.GenericRpcHandler):
 
     Args:
         metrics: where the calls are counted.
+        access: who may call; all may call the health service.
+        tracing: makes the calls' spans, if any.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, access: Access, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
+        self._access = access
+        self._tracing = tracing
+        self._refusals: dict[str, Handler] = {}
         self._handlers: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a call; without one, gRPC answers UNIMPLEMENTED."""
+        refusal = self._refusals.get(handler_call_details.method)
+        if refusal and not self._access.admits(handler_call_details.invocation_metadata):
+            return refusal
         return self._handlers.get(handler_call_details.method)
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -48,15 +61,38 @@ class Methods(grpc.GenericRpcHandler):
         """Called by generated code with a service's handlers."""
         for name, handler in handlers.items():
             self._handlers[f"/{service}/{name}"] = self._wrapped(service, name, handler)
+            if self._access.restricted and service != SERVICE_NAME:
+                self._refusals[f"/{service}/{name}"] = self._refusal(service, name, handler)
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
+        # Not grpc.health.v1 and the like: most traces would be of health checks.
+        tracing = None if service.startswith("grpc.") else self._tracing
         if handler.unary_unary:
-            metrics = self._metrics.rpc("unary", service, name)
-            return grpc.unary_unary_rpc_method_handler(_unary(handler, metrics), None, None)
+            unary = _unary(handler, self._metrics.rpc("unary", service, name))
+            if tracing:
+                unary = tracing.unary(f"{service}/{name}", unary)
+            return grpc.unary_unary_rpc_method_handler(unary, None, None)
         if handler.stream_stream:
-            metrics = self._metrics.rpc("bidi_stream", service, name)
-            return grpc.stream_stream_rpc_method_handler(_stream(handler, metrics), None, None)
-        return handler
+            stream = _stream(handler, self._metrics.rpc("bidi_stream", service, name))
+            if tracing:
+                stream = tracing.stream(f"{service}/{name}", stream)
+            return grpc.stream_stream_rpc_method_handler(stream, None, None)
+        watch = _watch(handler, self._metrics.rpc("server_stream", service, name))
+        return grpc.unary_stream_rpc_method_handler(watch, None, handler.response_serializer)
+
+    def _refusal(self, service: str, name: str, handler: Handler) -> Handler:
+        """What answers a call without a token. It takes streams: so the request is refused before it is received."""
+
+        async def refuse(_messages: Any, _context: Context) -> AsyncIterator[bytes]:
+            self._metrics.rejected("unauthenticated")
+            raise UnauthenticatedError(
+                "the call has no token that this server knows; send 'authorization: Bearer TOKEN'"
+            )
+            yield b""
+
+        metrics = self._metrics.rpc("unary" if handler.unary_unary else "bidi_stream", service, name)
+        refusal: Handler = grpc.stream_stream_rpc_method_handler(refuse, None, None)
+        return grpc.stream_stream_rpc_method_handler(_stream(refusal, metrics), None, None)
 
 
 def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
@@ -70,10 +106,15 @@ def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
             response: bytes = serialize(await answer(_parse(handler, data), context))
             return response
         except asyncio.CancelledError:
-            code = _cancelled(context)
+            code = cancellation(context)
+            raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
             raise
         except Exception as error:
-            status = status_of(_known(error))
+            known = _known(error)
+            metrics.refused(known)
+            status = status_of(known)
             code = status.code.name
             await _abort(context, status)
         finally:
@@ -93,7 +134,37 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
             async for response in handler.stream_stream((_parse(handler, data) async for data in messages), context):
                 yield serialize(response)
         except asyncio.CancelledError:
-            code = _cancelled(context)
+            code = cancellation(context)
+            raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
+            raise
+        except Exception as error:
+            known = _known(error)
+            metrics.refused(known)
+            status = status_of(known)
+            code = status.code.name
+            await _abort(context, status)
+        finally:
+            metrics.handled(code, time.perf_counter() - started)
+
+    return stream
+
+
+def _watch(handler: Handler, metrics: RpcMetrics) -> Any:
+    """For methods that write their answers to the context."""
+
+    async def watch(data: bytes, context: Context) -> None:
+        started = time.perf_counter()
+        metrics.started()
+        code = "OK"
+        try:
+            await handler.unary_stream(_parse(handler, data), context)
+        except asyncio.CancelledError:
+            code = cancellation(context)
+            raise
+        except grpc.aio.AbortError:
+            code = _aborted(context)
             raise
         except Exception as error:
             status = status_of(_known(error))
@@ -102,7 +173,7 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
         finally:
             metrics.handled(code, time.perf_counter() - started)
 
-    return stream
+    return watch
 
 
 def _parse(handler: Handler, data: bytes) -> Any:
@@ -114,10 +185,10 @@ def _parse(handler: Handler, data: bytes) -> Any:
         ) from None
 
 
-def _cancelled(context: Context) -> str:
-    """The code of a call that was cancelled: by its caller, or by its deadline."""
-    remaining = context.time_remaining()
-    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+def _aborted(context: Context) -> str:
+    """The code of a call that its handler has ended itself, as those of gRPC's own services do."""
+    code: grpc.StatusCode = context.code()
+    return code.name
 
 
 def _known(error: Exception) -> BoxlossError:

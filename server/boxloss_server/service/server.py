@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import structlog
@@ -14,18 +16,29 @@ from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from boxloss.v1 import loss_service_pb2
-from boxloss_server.batching import Batcher, Capacity
-from boxloss_server.engine import Engine, Kernels, find_device
+from boxloss_server.batching import Batcher, Capacity, Quotas
+from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
+from boxloss_server.service.access import Access
+from boxloss_server.service.certificates import Certificates
+from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
+from boxloss_server.service.files import Files
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
-from boxloss_server.service.metrics import Metrics
+from boxloss_server.service.metrics import Metrics, no_exemplar
 from boxloss_server.service.servicer import LossServicer
+from boxloss_server.service.tokens import Tokens
+from boxloss_server.service.watchdog import Watchdog
 from boxloss_server.settings import Settings
+
+if TYPE_CHECKING:
+    from boxloss_server.service.tracing import Tracing
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
+_FOR_EVER = 2**31 - 1
+"""Milliseconds that gRPC takes for no limit."""
 
 _log = structlog.get_logger()
 
@@ -37,6 +50,7 @@ class Server:
         settings: what to serve and where.
         address: address to listen on instead of the settings' host and port, for example "unix:/tmp/socket".
         shares_port: whether other servers that also share may listen on the same port.
+        engine: makes what computes.
 
     Attributes:
         registry: its metrics.
@@ -44,12 +58,22 @@ class Server:
         device: what computes, once started.
     """
 
-    def __init__(self, settings: Settings, address: str | None = None, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        address: str | None = None,
+        shares_port: bool = False,
+        engine: Callable[[torch.device, Kernels, Callable[[], None]], Engine] = Engine,
+    ) -> None:
         self._settings = settings
         self._address = address or f"{settings.host}:{settings.port}"
         self._shares_port = shares_port
-        self._metrics = Metrics()
+        self._make_engine = engine
+        self._tracing = _tracing() if settings.tracing else None
+        self._metrics = Metrics(self._tracing.exemplar if self._tracing else no_exemplar)
         self._health = Health()
+        self._watchdog = Watchdog(settings.hang_timeout_s, self._health.end)
+        self._device_lost = asyncio.Event()
         self.registry = self._metrics.registry
         self.port = 0
         self.device = ""
@@ -58,40 +82,40 @@ class Server:
         """Prepares the device, then listens and reports SERVING.
 
         Raises:
-            ValueError: the device does not exist here.
-            OSError: an address cannot be listened on.
+            ValueError: the device does not exist here, or a file of certificates or tokens is wrong.
+            OSError: an address cannot be listened on, or a file cannot be read.
         """
         settings = self._settings
+        self._read_files()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         device = find_device(settings.device)
         self._kernels = Kernels(
             device, settings.compile, settings.kernel_cache, settings.max_kernels, self._metrics.compiled
         )
-        engine = Engine(device, self._kernels)
-        engine.warm_up()
+        self._engine = self._make_engine(device, self._kernels, self._watchdog.beat)
+        self._engine.warm_up()
         self.device = str(device)
         self._metrics.serves_on(self.device)
+        self._loop = asyncio.get_running_loop()
         capacity = Capacity(settings.max_waiting_pairs)
-        self._metrics.watch(capacity)
         self._batcher = Batcher(
-            engine.run,
+            self._compute,
+            self._engine.watch.read,
             capacity,
             window=settings.batch_window_ms / 1000,
             batch_pairs=settings.max_batch_pairs,
             small_pairs=_SMALL_PAIRS,
             observer=self._metrics,
         )
+        self._metrics.watch(capacity, self._batcher, device)
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
-        self._servicer = LossServicer(self._batcher, limits, self.device, self._metrics)
-        self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", int(self._shares_port)),  # Two servers must not share a port unnoticed.
-            ],
-        )
-        methods: Any = Methods(self._metrics)  # Takes services as a server does.
+        quotas = settings.client_pairs_per_second, settings.client_waiting_pairs
+        rationed = Quotas(self._batcher, *quotas, self._metrics) if any(quotas) else self._batcher
+        access = Access(self._tokens, settings.tls_client_ca is not None, any(quotas))
+        self._servicer = LossServicer(rationed, limits, self.device, self._metrics, access, self._tracing)
+        self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
+        methods: Any = Methods(self._metrics, access, self._tracing)  # Takes services as a server does.
         methods.add_registered_method_handlers(_SERVICE, self._servicer.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         reflected = reflection.aio.ReflectionServicer((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME))
@@ -99,7 +123,22 @@ class Server:
         self._grpc.add_generic_rpc_handlers((methods,))
         self.port = self._listen()
         await self._grpc.start()
+        self._followers = [asyncio.create_task(files.follow()) for files in self._files]
         await self._health.serve("", _SERVICE)
+
+    async def run(self, asked_to_stop: asyncio.Event) -> int:
+        """Serves until asked to stop or until the device fails; then stops in order. Ends the process if it hangs.
+
+        Returns:
+            The exit status: 0 if asked to stop, 1 if the device failed and a new process is needed.
+        """
+        with self._watchdog.watching():
+            ends = [asyncio.create_task(event.wait()) for event in (asked_to_stop, self._device_lost)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+            await self.stop()
+        return int(self._device_lost.is_set())
 
     @staticmethod
     def settle() -> None:
@@ -114,15 +153,53 @@ class Server:
         _log.info("shutting down", grace_s=self._settings.shutdown_grace_s)
         await self._health.end()
         self._servicer.drain()
+        for follower in self._followers:
+            follower.cancel()
         await self._grpc.stop(self._settings.shutdown_grace_s)
         await asyncio.get_running_loop().run_in_executor(None, self._batcher.shut_down)
         self._kernels.close()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
         _log.info("stopped")
+
+    def _compute(self, work: Any, requests: Sequence[Any]) -> Sequence[Any]:
+        """Has the engine compute a batch, in whichever thread."""
+        try:
+            return self._engine.run(work, requests)
+        except DeviceLostError as error:
+            if not self._device_lost.is_set():
+                _log.error("the device failed", exc_info=error)
+            self._loop.call_soon_threadsafe(self._device_lost.set)
+            raise
+        finally:
+            self._watchdog.rest()
+
+    def _read_files(self) -> None:
+        """Reads certificates and tokens."""
+        settings = self._settings
+        self._certificates: Certificates | None = None
+        self._tokens: Files[Tokens] | None = None
+        self._files: list[Files[Any]] = []
+        if settings.tls_certificate and settings.tls_key:
+            self._certificates = Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+            self._files.append(self._certificates.files)
+        if settings.tokens_file:
+            self._tokens = Files((settings.tokens_file,), partial(Tokens.read, settings.tokens_file))
+            self._files.append(self._tokens)
 
     def _listen(self) -> int:
         try:
+            if self._certificates:
+                return self._grpc.add_secure_port(self._address, self._certificates.credentials)
             return self._grpc.add_insecure_port(self._address)
         except RuntimeError:
             raise OSError(
                 f"cannot listen on {self._address}: in use, or not an address here; choose another --port or --host"
             ) from None
+
+
+def _tracing() -> Tracing:
+    # Its packages are an extra.
+    from boxloss_server.service.tracing import Tracing
+
+    return Tracing()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -16,11 +18,15 @@ from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
-from boxloss_server.batching import Batcher
+from boxloss_server.batching import Batcher, Outcome, Quotas
+from boxloss_server.service.access import Access
 from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
 from boxloss_server.service.metrics import Metrics
+
+if TYPE_CHECKING:
+    from boxloss_server.service.tracing import Tracing
 
 _STREAM_DEPTH = 4
 """Messages of one stream that are decoded and not yet answered."""
@@ -29,19 +35,31 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class LossServicer:
-    """Answers the RPCs, in parts of messages. Errors leave it as `BoxlossError`.
+    """Answers the RPCs, in messages that are written. Errors leave it as `BoxlossError`.
 
     Args:
         batcher: computes.
         limits: on a request.
         device: name of the device that computes.
-        metrics: where the losses asked for are counted.
+        metrics: where what is asked for is counted, and how long answers take to write.
+        access: tells the callers apart.
+        tracing: makes spans of messages and stages, if any.
     """
 
-    def __init__(self, batcher: Batcher, limits: Limits, device: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        batcher: Batcher | Quotas,
+        limits: Limits,
+        device: str,
+        metrics: Metrics,
+        access: Access,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
+        self._access = access
+        self._tracing = tracing
         self._catalogue = _catalogue(limits, device)
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -51,17 +69,17 @@ class LossServicer:
         """The handlers of the service's methods, by name."""
         return {
             "Evaluate": grpc.unary_unary_rpc_method_handler(
-                self._evaluate, reader(loss_service_pb2.EvaluateRequest), b"".join
+                self._evaluate, reader(loss_service_pb2.EvaluateRequest), bytes
             ),
             "EvaluateStream": grpc.stream_stream_rpc_method_handler(
-                self._evaluate_stream, reader(loss_service_pb2.EvaluateStreamRequest), b"".join
+                self._evaluate_stream, reader(loss_service_pb2.EvaluateStreamRequest), bytes
             ),
             "PairwiseIou": grpc.unary_unary_rpc_method_handler(
-                self._pairwise_iou, reader(loss_service_pb2.PairwiseIouRequest), b"".join
+                self._pairwise_iou, reader(loss_service_pb2.PairwiseIouRequest), bytes
             ),
             "ListLosses": grpc.unary_unary_rpc_method_handler(
                 self._list_losses,
-                loss_service_pb2.ListLossesRequest.FromString,
+                reader(loss_service_pb2.ListLossesRequest),
                 loss_service_pb2.ListLossesResponse.SerializeToString,
             ),
         }
@@ -72,19 +90,20 @@ class LossServicer:
         for reading in self._readers:
             reading.cancel()
 
-    async def _evaluate(self, request: Received[loss_service_pb2.EvaluateRequest], context: Context) -> list[Part]:
-        return await self._answer(request, _deadline(context), context.peer())
+    async def _evaluate(self, request: Received[loss_service_pb2.EvaluateRequest], context: Context) -> bytes:
+        return await self._answer(request, _deadline(context), self._access.client(context))
 
     async def _evaluate_stream(
         self, requests: AsyncIterator[Received[loss_service_pb2.EvaluateStreamRequest]], context: Context
-    ) -> AsyncIterator[list[Part]]:
-        deadline, client = _deadline(context), context.peer()
-        answers: asyncio.Queue[asyncio.Task[list[Part]] | None] = asyncio.Queue(_STREAM_DEPTH)
+    ) -> AsyncIterator[bytes]:
+        deadline, client = _deadline(context), self._access.client(context)
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_STREAM_DEPTH)
 
         async def read() -> None:
+            numbers = count()
             try:
                 async for request in requests:
-                    answer = asyncio.create_task(self._answer_message(request, deadline, client))
+                    answer = asyncio.create_task(self._answer_message(next(numbers), request, deadline, client))
                     try:
                         await answers.put(answer)
                     except asyncio.CancelledError:
@@ -103,7 +122,7 @@ class LossServicer:
                 except BoxlossError as error:
                     error.metadata["message"] = str(answered)
                     raise
-                yield encode_in_stream(response)
+                yield response
                 answered += 1
         except BaseException:
             reading.cancel()
@@ -117,27 +136,29 @@ class LossServicer:
             raise ServerUnavailableError("the server is shutting down; send what is not answered to another, or later")
         await reading  # Where it has failed, the last message could not be read.
 
-    async def _pairwise_iou(
-        self, request: Received[loss_service_pb2.PairwiseIouRequest], context: Context
-    ) -> list[Part]:
+    async def _pairwise_iou(self, request: Received[loss_service_pb2.PairwiseIouRequest], context: Context) -> bytes:
         work, grid = decode_matrix(request, self._limits)
+        self._metrics.asked(work.box_format)
+        self._metrics.masked(len(grid.masked_rows) + len(grid.masked_columns))
         pairs = len(grid.rows) * len(grid.columns)
-        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), context.peer())
-        return encode_matrix(request.message, grid, outcome)
+        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), self._access.client(context))
+        return self._written(encode_matrix(request.message, grid, outcome), outcome)
 
     async def _list_losses(
-        self, request: loss_service_pb2.ListLossesRequest, context: Context
+        self, request: Received[loss_service_pb2.ListLossesRequest], context: Context
     ) -> loss_service_pb2.ListLossesResponse:
-        refuse_unknown_fields(request)
+        refuse_unknown_fields(request.message)
         return self._catalogue
 
     async def _answer_message(
-        self, received: Received[loss_service_pb2.EvaluateStreamRequest], deadline: float, client: str
-    ) -> list[Part]:
-        refuse_unknown_fields(received.message)
-        if not received.message.HasField("request"):
-            raise InvalidInputError([Violation("request", "is not set; put an EvaluateRequest into each message")])
-        return await self._answer(Received(received.message.request, received.bulk), deadline, client, patient=True)
+        self, number: int, received: Received[loss_service_pb2.EvaluateStreamRequest], deadline: float, client: str
+    ) -> bytes:
+        with self._tracing.message(number) if self._tracing else nullcontext():
+            refuse_unknown_fields(received.message)
+            if not received.message.HasField("request"):
+                raise InvalidInputError([Violation("request", "is not set; put an EvaluateRequest into each message")])
+            request = Received(received.message.request, received.bulk)
+            return await self._answer(request, deadline, client, patient=True, wrapped=encode_in_stream)
 
     async def _answer(
         self,
@@ -145,13 +166,23 @@ class LossServicer:
         deadline: float,
         client: str,
         patient: bool = False,
-    ) -> list[Part]:
+        wrapped: Callable[[list[Part]], list[Part]] = list,
+    ) -> bytes:
         asked = decode_evaluation(request, self._limits)
-        for loss in asked.work.losses:
-            self._metrics.asked(loss.name)
+        self._metrics.asked(asked.work.box_format, *[loss.name for loss in asked.work.losses])
+        self._metrics.masked(len(asked.pairs.masked))
         size = len(asked.pairs.predictions) * len(asked.work.losses)
         outcome = await self._batcher.submit(asked.work, asked.pairs, size, deadline, client, patient)
-        return encode_evaluation(asked, outcome)
+        return self._written(wrapped(encode_evaluation(asked, outcome)), outcome)
+
+    def _written(self, parts: list[Part], outcome: Outcome[Any]) -> bytes:
+        """The answer that these parts make."""
+        answer = b"".join(parts)
+        now = time.monotonic()
+        self._metrics.answered(now - outcome.ended)
+        if self._tracing:
+            self._tracing.stages(outcome, now)
+        return answer
 
 
 def _deadline(context: Context) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -13,11 +13,20 @@ from google.rpc.status_pb2 import Status as RpcStatus
 from boxloss.errors import (
     DOMAIN,
     BoxlossError,
+    InputError,
     InvalidInputError,
     RequestTooLargeError,
     ServerBusyError,
     UnsupportedError,
+    Violation,
 )
+
+if TYPE_CHECKING:
+    from boxloss_server.service.methods import Context
+
+_ROOM = 2048
+"""Characters that a status has for violations. It tells them thrice, and gRPC's clients may drop a call whose trailers
+are over 8 KiB."""
 
 
 class Status(NamedTuple):
@@ -34,6 +43,7 @@ def status_of(error: BoxlossError) -> Status:
     details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
     trailers: list[tuple[str, str | bytes]] = []
     if isinstance(error, InvalidInputError | RequestTooLargeError | UnsupportedError):
+        error = _fitting(error)
         violations = [
             BadRequest.FieldViolation(field=violation.field, description=violation.description)
             for violation in error.violations
@@ -47,6 +57,32 @@ def status_of(error: BoxlossError) -> Status:
     status = RpcStatus(code=code.value[0], message=str(error), details=details)
     trailers.append(("grpc-status-details-bin", status.SerializeToString()))
     return Status(code, str(error), tuple(trailers))
+
+
+def cancellation(context: Context) -> str:
+    """The code of a call that was cancelled: by its caller, or by its deadline."""
+    remaining = context.time_remaining()
+    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+
+
+def _fitting(error: InputError) -> InputError:
+    """The error with as many of its violations as there is room for."""
+    room, kept = _ROOM, []
+    for violation in error.violations:
+        room -= len(str(violation))
+        if room < 0:
+            break
+        kept.append(violation)
+    if room >= 0:
+        return error
+    if not kept:
+        first = error.violations[0]
+        kept.append(Violation(first.field[: _ROOM // 2], f"{first.description[: _ROOM // 2]}..."))
+    if left := len(error.violations) - len(kept):
+        kept.append(Violation("request", f"has {left} more faults; correct these first"))
+    shorter = type(error)(kept)
+    shorter.metadata = error.metadata
+    return shorter
 
 
 def _packed(detail: ErrorInfo | BadRequest | RetryInfo) -> Any:

@@ -1,0 +1,53 @@
+"""A real server whose device fails where a box asks for it: python -m tests.faulty_server, with the server's flags.
+
+A pair asks by the first number of its prediction. All but the device is what everybody runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import torch
+from torch import Tensor
+
+from boxloss_server import __main__
+from boxloss_server.engine import Evaluation, Kernels
+from boxloss_server.engine.kernels import Kernel
+from boxloss_server.service import server
+
+FAILS, LACKS_MEMORY, NEEDS_MUCH_MEMORY, LOSES_DEVICE, HANGS = (-1001.0, -1002.0, -1003.0, -1004.0, -1005.0)
+MEMORY = 2**12
+"""Pairs that there is memory for if one of them needs much."""
+WARM_UP = 2.0
+"""Seconds that it takes to warm up where kernels are compiled ahead."""
+
+
+class FaultyKernels(Kernels):
+    """Kernels of a device that is not well."""
+
+    def of(self, work: Evaluation) -> Kernel:
+        kernel = super().of(work)
+
+        def faulty(batch: Tensor) -> Tensor:
+            asked = batch[0]
+            if (asked == FAILS).any():
+                raise RuntimeError("asked to fail")
+            if (asked == LACKS_MEMORY).any() or ((asked == NEEDS_MUCH_MEMORY).any() and len(asked) > MEMORY):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            if (asked == LOSES_DEVICE).any():
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            if (asked == HANGS).any():
+                threading.Event().wait()
+            return kernel(batch)
+
+        return faulty
+
+    def prepare(self) -> None:
+        if self._mode == "ahead":
+            time.sleep(WARM_UP)
+
+
+if __name__ == "__main__":
+    vars(server)["Kernels"] = FaultyKernels
+    __main__.main()

@@ -1,0 +1,186 @@
+"""Every rule has data and every alert fires for its fault and clears after it, on the real Prometheus.
+
+Faults that cannot be caused cheaply are played to the rules by promtool, with those that can:
+deploy/prometheus/tests/boxloss_test.yml. The others are caused here, on real servers, with the shipped rules in fast
+motion (tests/prometheus.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import yaml
+
+import boxloss
+from boxloss import wire
+from boxloss.v1 import array_pb2
+from boxloss.v1.loss_service_pb2 import EvaluateRequest
+from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from tests.programs import run, tool
+from tests.prometheus import FOLDER, Prometheus, rules, wait_until
+from tests.servers import ServerProcess, free_port
+
+UNIT_TESTS = yaml.safe_load((FOLDER / "tests/boxloss_test.yml").read_text())
+ALERTS = {rule["alert"]: rule for rule in rules("alert")}
+OVERLOAD = {"BoxlossErrors", "BoxlossSlow", "BoxlossSaturated", "BoxlossQueueFull", "BoxlossRequestStuck"}
+"""What fires when far more is asked than can be computed."""
+
+SLOW_PAIRS = 2**18
+"""Oriented boxes that take a second or more."""
+SLOW_CALLERS = 14
+HURRIED_PAIRS = 5000
+"""More than what is computed without a queue."""
+
+
+def test_promtool_accepts_configuration_and_rules() -> None:
+    run([tool("promtool"), "check", "config", str(FOLDER / "prometheus.yml")])
+    run([tool("promtool"), "check", "rules", *map(str, (FOLDER / "rules").iterdir())])
+
+
+def test_promtool_sees_alerts_fire_and_clear() -> None:
+    run([tool("promtool"), "test", "rules", str(FOLDER / "tests/boxloss_test.yml")])
+
+
+def test_every_alert_has_a_unit_test_of_firing_and_clearing() -> None:
+    tests = {test["name"].partition(" ")[0].rstrip(","): test for test in UNIT_TESTS["tests"]}
+    assert tests.keys() == ALERTS.keys()
+    for alert, test in tests.items():
+        checks = [check for check in test["promql_expr_test"] if "ALERTS" in check["expr"]]
+        fires = [f'"{alert}"' in str(check.get("exp_samples")) for check in checks]
+        assert fires[:3] == [False, True, False], alert
+
+
+@pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)
+def test_alert_says_how_bad_it_is_and_what_to_do(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in ("critical", "warning", "info")
+    assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert alert["annotations"]["runbook_url"] == f"docs/operations.md#{str(alert['alert']).lower()}"
+
+
+def test_every_record_has_data(tmp_path: Path) -> None:
+    boxes = np.random.default_rng(0).random((100, 2))
+    boxes = np.hstack([boxes, boxes + 1])
+    with (
+        ServerProcess() as server,
+        Prometheus(tmp_path / "prometheus", [server.metrics_url]) as prometheus,
+        boxloss.Client(server.address) as client,
+    ):
+        missing = {f"{rule['record']}{selector(rule.get('labels', {}))}" for rule in rules("record")}
+        assert len(missing) == len(rules("record"))
+
+        def all_have_data() -> bool:
+            client.evaluate(boxes, boxes[::-1], boxloss.CIoU())
+            missing.difference_update([record for record in missing if prometheus.numbers(record)])
+            return not missing
+
+        wait_until(all_have_data, f"data of {missing}")
+
+
+async def test_overload_fires_and_its_end_clears(tmp_path: Path) -> None:
+    room = f"--max-waiting-pairs={(SLOW_CALLERS - 2) * SLOW_PAIRS + 4 * HURRIED_PAIRS}"
+    with (
+        ServerProcess("--max-batch-pairs=1", room) as server,
+        Prometheus(tmp_path / "prometheus", [server.metrics_url]) as prometheus,
+    ):
+        async with overload(server.address):
+            await until_firing(prometheus, OVERLOAD)
+        await until_clear(prometheus, OVERLOAD)
+
+
+async def test_killed_servers_fire_and_their_return_clears(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(2)]
+    servers = [ServerProcess(f"--metrics-port={port}") for port in ports]
+    with contextlib.ExitStack() as started:
+        for server in servers:
+            started.callback(server.stop)
+        prometheus = started.enter_context(Prometheus(tmp_path / "prometheus", [each.metrics_url for each in servers]))
+        wait_until(lambda: prometheus.numbers("sum(up)") == [2], "both are up")
+        servers[0].kill()
+        await until_firing(prometheus, {"BoxlossReplicaDown"})
+        assert "BoxlossNoReplicaUp" not in prometheus.names_firing()
+        servers[1].kill()
+        await until_firing(prometheus, {"BoxlossNoReplicaUp", "BoxlossReplicaDown"})
+        for server in [ServerProcess(f"--metrics-port={port}") for port in ports]:
+            started.callback(server.stop)
+        await until_clear(prometheus, {"BoxlossNoReplicaUp", "BoxlossReplicaDown"})
+
+
+async def test_a_kernel_that_cannot_be_kept_fires_and_clears(tmp_path: Path) -> None:
+    tool("g++")
+    (tmp_path / "file").touch()
+    with (
+        ServerProcess("--compile=background", f"--kernel-cache={tmp_path / 'file/kernels'}") as server,
+        Prometheus(tmp_path / "prometheus", [server.metrics_url]) as prometheus,
+        boxloss.Client(server.address) as client,
+    ):
+        wait_until(lambda: prometheus.numbers("boxloss_kernels_total") == [0, 0, 0], "Prometheus has seen no failure")
+        for _ in range(16):
+            client.evaluate([[0, 0, 4, 4]], [[1, 2, 5, 8]], boxloss.CIoU())
+        await until_firing(prometheus, {"BoxlossKernelFailures"})
+        await until_clear(prometheus, {"BoxlossKernelFailures"})
+
+
+@asynccontextmanager
+async def overload(address: str) -> AsyncIterator[None]:
+    """Callers with slow requests that fill the queue and more, and some who wait for too short a time."""
+
+    async def call(stub: Any, request: EvaluateRequest, timeout: float | None) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await stub.Evaluate(request, timeout=timeout)
+            await asyncio.sleep(0.2)
+
+    async with grpc.aio.insecure_channel(address, [("grpc.max_receive_message_length", -1)]) as channel:
+        stub = LossServiceStub(channel)
+        calls = [call(stub, slow_request(SLOW_PAIRS), None) for _ in range(SLOW_CALLERS)]
+        calls += [call(stub, slow_request(HURRIED_PAIRS), 0.3) for _ in range(2)]
+        callers = [asyncio.create_task(each) for each in calls]
+        try:
+            yield
+        finally:
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+
+
+def slow_request(pairs: int) -> EvaluateRequest:
+    boxes = array_pb2.Array(data=np.tile(np.array([0, 0, 4, 2, 30], "<f4"), (pairs, 1)).tobytes())
+    return EvaluateRequest(
+        predictions=boxes,
+        targets=boxes,
+        box_format=array_pb2.BOX_FORMAT_CXCYWHA_DEGREES,
+        losses=[wire.loss_to_message(boxloss.IoU())],
+        prediction_gradients=True,
+    )
+
+
+def selector(labels: dict[str, str]) -> str:
+    return "{" + ", ".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
+async def until_firing(prometheus: Prometheus, alerts: set[str]) -> None:
+    """Waits until each of the alerts has fired, and looks at what it tells."""
+    seen: set[str] = set()
+
+    def all_seen() -> bool:
+        for alert in prometheus.firing():
+            seen.add(alert["labels"]["alertname"])
+            told = alert["annotations"]["summary"] + alert["annotations"]["description"]
+            assert not re.search("{{|<no value>|error expanding", told), told
+        return seen >= alerts
+
+    await asyncio.to_thread(wait_until, all_seen, f"{alerts} fire", 90)
+
+
+async def until_clear(prometheus: Prometheus, alerts: set[str]) -> None:
+    await asyncio.to_thread(wait_until, lambda: not alerts & prometheus.names_firing(), f"{alerts} are clear", 90)
