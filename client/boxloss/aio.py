@@ -17,6 +17,11 @@ from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.audit.audit import AsyncAudit
+from boxloss.audit.exchange import AuditExchange
+from boxloss.audit.image import Image
+from boxloss.audit.rules import ImageAudit, Rules
+from boxloss.audit.summary import Summary
 from boxloss.channel import Address
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
@@ -43,12 +48,14 @@ from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import policy
 from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
+from boxloss.v1.audit_service_pb2 import AuditResponse
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
 if TYPE_CHECKING:
     from boxloss.metrics import ClientMetrics
 
 Answered = TypeVar("Answered")
+Item = TypeVar("Item")
 
 
 class AsyncClient(Connection):
@@ -182,9 +189,10 @@ class AsyncClient(Connection):
 
         async def read() -> loss_service_pb2.EvaluateStreamResponse:
             nonlocal connection
-            connection = connection or _Stream(self, stream.unanswered, deadline)
+            connection = connection or _Stream(self, "EvaluateStream", stream.unanswered, deadline)
             try:
-                return await connection.read()
+                answer: loss_service_pb2.EvaluateStreamResponse = await connection.read()
+                return answer
             except BoxlossError as error:
                 connection.close(error)
                 connection = None
@@ -241,6 +249,51 @@ class AsyncClient(Connection):
 
         with self._watched("PairwiseIou"):
             return await self._fitting(ask, deadline)
+
+    def audit(
+        self,
+        images: Iterable[Image] | AsyncIterable[Image],
+        rules: Rules | None = None,
+        *,
+        worst: int = 100,
+        timeout: float | None = None,
+    ) -> AsyncAudit:
+        """Audits images' labels on the server."""
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        return AsyncAudit(self._audited(images, AuditExchange(rules or Rules(), worst), deadline))
+
+    async def _audited(
+        self, images: Iterable[Image] | AsyncIterable[Image], exchange: AuditExchange, deadline: float | None
+    ) -> AsyncIterator[ImageAudit | Summary]:
+        connection: _Stream | None = None
+
+        async def read() -> AuditResponse:
+            nonlocal connection
+            connection = connection or _Stream(self, "Audit", exchange.unanswered, deadline)
+            try:
+                answer: AuditResponse = await connection.read()
+            except BoxlossError as error:
+                connection.close(error)
+                connection = None
+                raise
+            return answer
+
+        source = _iterator(images)
+        retrying = partial(AsyncRetrying, **policy(self.timeout, self._several), before_sleep=self._retried("Audit"))
+        with self._watched("Audit"):
+            try:
+                while True:
+                    while not exchange.full and (image := await anext(source, None)) is not None:
+                        message = exchange.ask(image)
+                        if connection:
+                            connection.write([message])
+                    if exchange.done:
+                        yield exchange.summary()
+                        return
+                    yield exchange.answer(await retrying()(read))
+            finally:
+                if connection:
+                    connection.close()
 
     async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
@@ -413,38 +466,39 @@ class _Watch:
 
 
 class _Stream:
-    """One connection of an evaluation stream.
+    """One connection of a stream.
 
     Args:
         client: whose.
+        method: name of the RPC.
         messages: to send first.
         deadline: of the whole stream, as time.monotonic() tells it.
     """
 
-    def __init__(self, client: AsyncClient, messages: list[bytes], deadline: float | None) -> None:
+    def __init__(self, client: AsyncClient, method: str, messages: list[bytes], deadline: float | None) -> None:
         client._check_open()
         self._client = client
+        self._method = method
         self._outbox: Queue[bytes | None] = Queue()
         self.write(messages)
-        self._span = client._tracing.Span("EvaluateStream") if client._tracing else None
+        self._span = client._tracing.Span(method) if client._tracing else None
         headers = self._span.headers if self._span else None
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = client._stub.EvaluateStream(self._messages(), timeout=timeout, metadata=headers)
+        self._call = getattr(client._stub, method)(self._messages(), timeout=timeout, metadata=headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
             self._outbox.put_nowait(message)
 
-    async def read(self) -> loss_service_pb2.EvaluateStreamResponse:
+    async def read(self) -> Any:
         try:
             answer = await self._call.read()
         except grpc.RpcError as error:
-            raise self._client._translated(error, "EvaluateStream") from None
+            raise self._client._translated(error, self._method) from None
         if not isinstance(answer, bytes):  # End of the stream.
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer")
         self._client._trouble = None
-        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
-        return response
+        return read_answer(self._method, answer)
 
     def close(self, error: BoxlossError | None = None) -> None:
         if self._span:
@@ -457,10 +511,10 @@ class _Stream:
             yield message
 
 
-async def _iterator(batches: Iterable[Batch] | AsyncIterable[Batch]) -> AsyncIterator[Batch]:
-    if isinstance(batches, AsyncIterable):
-        async for batch in batches:
-            yield batch
+async def _iterator(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
     else:
-        for batch in batches:
-            yield batch
+        for item in items:
+            yield item

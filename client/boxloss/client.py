@@ -15,6 +15,11 @@ from numpy.typing import ArrayLike
 from tenacity import Retrying
 
 from boxloss.arrays import Array, Boxes
+from boxloss.audit.audit import Audit
+from boxloss.audit.exchange import AuditExchange
+from boxloss.audit.image import Image
+from boxloss.audit.rules import ImageAudit, Rules
+from boxloss.audit.summary import Summary
 from boxloss.channel import Address
 from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
 from boxloss.connection import Connection
@@ -41,6 +46,7 @@ from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import policy
 from boxloss.stub import Stub, read_answer
 from boxloss.v1 import loss_service_pb2
+from boxloss.v1.audit_service_pb2 import AuditResponse
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
 if TYPE_CHECKING:
@@ -225,9 +231,10 @@ class Client(Connection):
 
         def read() -> loss_service_pb2.EvaluateStreamResponse:
             nonlocal connection
-            connection = connection or _Stream(self, stream.unanswered, deadline)
+            connection = connection or _Stream(self, "EvaluateStream", stream.unanswered, deadline)
             try:
-                return connection.read()
+                answer: loss_service_pb2.EvaluateStreamResponse = connection.read()
+                return answer
             except BoxlossError as error:
                 connection.close(error)
                 connection = None
@@ -303,6 +310,64 @@ class Client(Connection):
 
         with self._watched("PairwiseIou"):
             return self._fitting(ask, deadline)
+
+    def audit(
+        self, images: Iterable[Image], rules: Rules | None = None, *, worst: int = 100, timeout: float | None = None
+    ) -> Audit:
+        """Holds labels against predictions on the server: which may be wrong, and how sure that is.
+
+        Images are read a few ahead, and a broken connection is opened again.
+
+        >>> found = client.audit(images)
+        >>> for each in found:
+        ...     print(each.image_id, [finding.message for finding in each.findings])
+        >>> found.summary().findings
+
+        Args:
+            images: to audit; see `boxloss.audit`.
+            rules: the default ones unless given.
+            worst: how many of the worst images and findings the summary names.
+            timeout: seconds that the whole audit may take; no limit unless given.
+
+        Returns:
+            Gives what was found in each image, in their order, and at the end a summary: the same as `boxloss.audit`
+            finds in this process. Iterating raises `BoxlossError` as `evaluate_stream` does.
+        """
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        return Audit(self._audited(images, AuditExchange(rules or Rules(), worst), deadline))
+
+    def _audited(
+        self, images: Iterable[Image], exchange: AuditExchange, deadline: float | None
+    ) -> Iterator[ImageAudit | Summary]:
+        connection: _Stream | None = None
+
+        def read() -> AuditResponse:
+            nonlocal connection
+            connection = connection or _Stream(self, "Audit", exchange.unanswered, deadline)
+            try:
+                answer: AuditResponse = connection.read()
+            except BoxlossError as error:
+                connection.close(error)
+                connection = None
+                raise
+            return answer
+
+        source = iter(images)
+        retrying = partial(Retrying, **policy(self.timeout, self._several), before_sleep=self._retried("Audit"))
+        with self._watched("Audit"):
+            try:
+                while True:
+                    while not exchange.full and (image := next(source, None)) is not None:
+                        message = exchange.ask(image)
+                        if connection:
+                            connection.write([message])
+                    if exchange.done:
+                        yield exchange.summary()
+                        return
+                    yield exchange.answer(retrying()(read))
+            finally:
+                if connection:
+                    connection.close()
 
     def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
@@ -436,38 +501,39 @@ class _Call(Call):
 
 
 class _Stream:
-    """One connection of an evaluation stream.
+    """One connection of a stream.
 
     Args:
         client: whose.
+        method: name of the RPC.
         messages: to send first.
         deadline: of the whole stream, as time.monotonic() tells it.
     """
 
-    def __init__(self, client: Client, messages: list[bytes], deadline: float | None) -> None:
+    def __init__(self, client: Client, method: str, messages: list[bytes], deadline: float | None) -> None:
         client._check_open()
         self._client = client
+        self._method = method
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.write(messages)
-        self._span = client._tracing.Span("EvaluateStream") if client._tracing else None
+        self._span = client._tracing.Span(method) if client._tracing else None
         headers = self._span.headers if self._span else None
         timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = client._stub.EvaluateStream(iter(self._outbox.get, None), timeout=timeout, metadata=headers)
+        self._call = getattr(client._stub, method)(iter(self._outbox.get, None), timeout=timeout, metadata=headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
             self._outbox.put(message)
 
-    def read(self) -> loss_service_pb2.EvaluateStreamResponse:
+    def read(self) -> Any:
         try:
             answer: bytes = next(self._call)
         except grpc.RpcError as error:
-            raise self._client._translated(error, "EvaluateStream") from None
+            raise self._client._translated(error, self._method) from None
         except StopIteration:
             raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
         self._client._trouble = None
-        response: loss_service_pb2.EvaluateStreamResponse = read_answer("EvaluateStream", answer)
-        return response
+        return read_answer(self._method, answer)
 
     def close(self, error: BoxlossError | None = None) -> None:
         if self._span:

@@ -1,4 +1,4 @@
-"""The methods of the service as the clients call them: with bytes, which they write and read themselves.
+"""The methods of the services as the clients call them: with bytes, which they write and read themselves.
 
 gRPC itself would take an answer that cannot be read for none at all, or wait for the end of its stream.
 """
@@ -13,14 +13,16 @@ from google.protobuf.message import DecodeError
 
 from boxloss.arrays import unexpected
 from boxloss.credentials import Metadata
-from boxloss.v1 import loss_service_pb2
+from boxloss.v1 import audit_service_pb2, loss_service_pb2
 
-_SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"]
+_LOSSES = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
+_AUDITS = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
 _ANSWERS: dict[str, Any] = {
     "Evaluate": loss_service_pb2.EvaluateResponse,
     "EvaluateStream": loss_service_pb2.EvaluateStreamResponse,
     "PairwiseIou": loss_service_pb2.PairwiseIouResponse,
     "ListLosses": loss_service_pb2.ListLossesResponse,
+    "Audit": audit_service_pb2.AuditResponse,
 }
 
 
@@ -33,14 +35,15 @@ class Stub:
     """
 
     def __init__(self, channel: Any, metadata: Metadata | None = None) -> None:
-        def method(kind: Callable[..., Any], name: str) -> Any:
-            call = kind(f"/{_SERVICE.full_name}/{name}")
+        def method(kind: Callable[..., Any], name: str, service: str = _LOSSES) -> Any:
+            call = kind(f"/{service}/{name}")
             return partial(_with_metadata, call, metadata) if metadata else call
 
         self.Evaluate = method(channel.unary_unary, "Evaluate")
         self.EvaluateStream = method(channel.stream_stream, "EvaluateStream")
         self.PairwiseIou = method(channel.unary_unary, "PairwiseIou")
         self.ListLosses = method(channel.unary_unary, "ListLosses")
+        self.Audit = method(channel.stream_stream, "Audit", _AUDITS)
 
 
 def read_answer(method: str, data: bytes) -> Any:

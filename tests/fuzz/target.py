@@ -29,6 +29,7 @@ from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
 from boxloss_server.service.metrics import Metrics
 from boxloss_server.service.servicer import LossServicer
+from boxloss_server.service.streams import Streams
 
 LOSS_SERVICE = "/boxloss.v1.LossService"
 LIMITS = Limits(message_bytes=2**20, request_pairs=2**10)
@@ -79,7 +80,7 @@ class Target:
         )
         metrics.watch(self.capacity, self._batcher, device)
         access = Access(None, certified=False, by_address=False)
-        servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access)
+        servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access, Streams())
         methods: Any = Methods(metrics, access)
         methods.add_registered_method_handlers(LOSS_SERVICE[1:], servicer.handlers)
         health = Health()

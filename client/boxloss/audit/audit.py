@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Self
 
 from boxloss.audit.image import Image
@@ -35,6 +35,36 @@ class Audit(Iterator[ImageAudit]):
     def summary(self) -> Summary:
         """All images together. Audits those first that have not been asked for."""
         for _ in self:
+            pass
+        assert self._summary is not None
+        return self._summary
+
+
+class AsyncAudit(AsyncIterator[ImageAudit]):
+    """The same for asyncio.
+
+    Args:
+        audited: what was found in each image, and at last the summary.
+    """
+
+    def __init__(self, audited: AsyncIterable[ImageAudit | Summary]) -> None:
+        self._audited = aiter(audited)
+        self._summary: Summary | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ImageAudit:
+        if self._summary is None:
+            each = await anext(self._audited)
+            if isinstance(each, ImageAudit):
+                return each
+            self._summary = each
+        raise StopAsyncIteration
+
+    async def summary(self) -> Summary:
+        """All images together. Audits those first that have not been asked for."""
+        async for _ in self:
             pass
         assert self._summary is not None
         return self._summary

@@ -11,6 +11,7 @@ import structlog
 import torch
 from torch import Tensor
 
+from boxloss.audit.overlaps import Overlaps
 from boxloss.errors import InvalidInputError, OutOfMemoryError
 from boxloss.losses import AlphaIoU, CIoU, EIoU, GIoU, IoU, SmoothL1
 from boxloss_server.engine.batch import Batch
@@ -18,6 +19,7 @@ from boxloss_server.engine.failures import DeviceLostError, lacks_memory, loses_
 from boxloss_server.engine.formats import geometry_of, unit_box
 from boxloss_server.engine.function import dtype_of
 from boxloss_server.engine.kernels import Kernel, Kernels
+from boxloss_server.engine.overlaps import ImageBoxes, Overlap, overlaps
 from boxloss_server.engine.pairs import Array, Evaluation, Grid, Matrix, Pairs, Rows, Scores
 from boxloss_server.engine.stopwatch import Stopwatch
 from boxloss_server.losses import ratio, similarity
@@ -63,8 +65,8 @@ class Engine:
             self.matrix(Matrix(IoU(), "xyxy", precision), Grid(boxes, boxes))
 
     def run(
-        self, work: Evaluation | Matrix, requests: Sequence[Pairs] | Sequence[Grid]
-    ) -> Sequence[Scores | Array | InvalidInputError]:
+        self, work: Evaluation | Matrix | Overlap, requests: Sequence[Pairs] | Sequence[Grid] | Sequence[ImageBoxes]
+    ) -> Sequence[Scores | Array | Overlaps | InvalidInputError]:
         """Computes the same work for all requests of a batch; answers in their order.
 
         Raises:
@@ -74,6 +76,9 @@ class Engine:
         try:
             if isinstance(work, Evaluation):
                 return self.evaluate(work, cast(Sequence[Pairs], requests))
+            if isinstance(work, Overlap):
+                with self.watch:
+                    return overlaps(cast(Sequence[ImageBoxes], requests), self.device)
             return [self.matrix(work, grid) for grid in cast(Sequence[Grid], requests)]
         except (RuntimeError, MemoryError) as error:
             if loses_device(error):

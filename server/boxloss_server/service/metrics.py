@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from boxloss.audit.finding import Kind
+from boxloss.audit.rules import ImageAudit
 from boxloss.errors import BoxlossError, InputError, RequestTooLargeError
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher, Capacity
@@ -22,6 +24,7 @@ _LONG = tuple(0.01 * 2**step for step in range(15))
 
 _REQUESTS = tuple(2.0**step for step in range(11))
 _PAIRS = tuple(4.0**step for step in range(1, 12))
+_IOUS = tuple(step / 20 for step in range(1, 21))
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 Exemplar: TypeAlias = dict[str, str] | None
 """Labels of the trace that an observation is an example of."""
@@ -129,6 +132,12 @@ class Metrics:
         self._requests_in = cache(self._formats.labels)
         self._rejected_for = {reason: self._rejected.labels(reason) for reason in _REASONS}
         self._failures_by = {outcome: self._failures.labels(outcome) for outcome in ("split", "request")}
+        self._audited = self._counter("boxloss_audit_images", "Images audited.")
+        self._findings = self._counter("boxloss_audit_findings", "Findings of audits, by kind.", ("kind",))
+        self._findings_of = {kind: self._findings.labels(kind) for kind in Kind}
+        self._label_iou = self._histogram(
+            "boxloss_audit_iou", "IoU of labels and the predictions that they match, in audits.", _IOUS
+        )
         self._kernels = self._counter("boxloss_kernels", "Compiled functions, by how they were obtained.", ("outcome",))
         for outcome in ("compiled", "loaded", "failed"):
             self._kernels.labels(outcome)
@@ -156,6 +165,15 @@ class Metrics:
         """Counts rows that a request had masked."""
         if rows:
             self._masked.inc(rows)
+
+    def audited(self, audit: ImageAudit) -> None:
+        """Counts an image that was audited, and what was found in it."""
+        self._audited.inc()
+        for finding in audit.findings:
+            self._findings_of[finding.kind].inc()
+        for match in audit.matches:
+            if match.iou is not None:
+                self._label_iou.observe(match.iou)
 
     def answered(self, seconds: float) -> None:
         """Notes how long after its batch a request's answer was written."""

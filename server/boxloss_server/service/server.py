@@ -15,10 +15,11 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
-from boxloss.v1 import loss_service_pb2
+from boxloss.v1 import audit_service_pb2, loss_service_pb2
 from boxloss_server.batching import Batcher, Capacity, Quotas
 from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
 from boxloss_server.service.access import Access
+from boxloss_server.service.audits import AuditServicer
 from boxloss_server.service.certificates import Certificates
 from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
@@ -27,6 +28,7 @@ from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
 from boxloss_server.service.metrics import Metrics, no_exemplar
 from boxloss_server.service.servicer import LossServicer
+from boxloss_server.service.streams import Streams
 from boxloss_server.service.tokens import Tokens
 from boxloss_server.service.watchdog import Watchdog
 from boxloss_server.settings import Settings
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from boxloss_server.service.tracing import Tracing
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
+_AUDIT_SERVICE = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
 _FOR_EVER = 2**31 - 1
@@ -113,18 +116,21 @@ class Server:
         quotas = settings.client_pairs_per_second, settings.client_waiting_pairs
         rationed = Quotas(self._batcher, *quotas, self._metrics) if any(quotas) else self._batcher
         access = Access(self._tokens, settings.tls_client_ca is not None, any(quotas))
-        self._servicer = LossServicer(rationed, limits, self.device, self._metrics, access, self._tracing)
+        self._streams = Streams()
+        losses = LossServicer(rationed, limits, self.device, self._metrics, access, self._streams, self._tracing)
+        audits = AuditServicer(rationed, limits, self._metrics, access, self._streams)
         self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
         methods: Any = Methods(self._metrics, access, self._tracing)  # Takes services as a server does.
-        methods.add_registered_method_handlers(_SERVICE, self._servicer.handlers)
+        methods.add_registered_method_handlers(_SERVICE, losses.handlers)
+        methods.add_registered_method_handlers(_AUDIT_SERVICE, audits.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
-        reflected = reflection.aio.ReflectionServicer((_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME))
+        reflected = reflection.aio.ReflectionServicer((_SERVICE, _AUDIT_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME))
         add_ServerReflectionServicer_to_server(reflected, methods)  # type: ignore[no-untyped-call]
         self._grpc.add_generic_rpc_handlers((methods,))
         self.port = self._listen()
         await self._grpc.start()
         self._followers = [asyncio.create_task(files.follow()) for files in self._files]
-        await self._health.serve("", _SERVICE)
+        await self._health.serve("", _SERVICE, _AUDIT_SERVICE)
 
     async def run(self, asked_to_stop: asyncio.Event) -> int:
         """Serves until asked to stop or until the device fails; then stops in order. Ends the process if it hangs.
@@ -152,7 +158,7 @@ class Server:
         """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends."""
         _log.info("shutting down", grace_s=self._settings.shutdown_grace_s)
         await self._health.end()
-        self._servicer.drain()
+        self._streams.drain()
         for follower in self._followers:
             follower.cancel()
         await self._grpc.stop(self._settings.shutdown_grace_s)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
-from itertools import count
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
 
 from boxloss.bulk import Part
-from boxloss.errors import BoxlossError, InvalidInputError, ServerUnavailableError, Violation
+from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
@@ -24,12 +23,10 @@ from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
 from boxloss_server.service.metrics import Metrics
+from boxloss_server.service.streams import Streams
 
 if TYPE_CHECKING:
     from boxloss_server.service.tracing import Tracing
-
-_STREAM_DEPTH = 4
-"""Messages of one stream that are decoded and not yet answered."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -43,6 +40,7 @@ class LossServicer:
         device: name of the device that computes.
         metrics: where what is asked for is counted, and how long answers take to write.
         access: tells the callers apart.
+        streams: where open streams are kept.
         tracing: makes spans of messages and stages, if any.
     """
 
@@ -53,16 +51,16 @@ class LossServicer:
         device: str,
         metrics: Metrics,
         access: Access,
+        streams: Streams,
         tracing: Tracing | None = None,
     ) -> None:
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
         self._access = access
+        self._streams = streams
         self._tracing = tracing
         self._catalogue = _catalogue(limits, device)
-        self._readers: set[asyncio.Task[None]] = set()
-        self._draining = False
 
     @property
     def handlers(self) -> dict[str, Any]:
@@ -84,64 +82,23 @@ class LossServicer:
             ),
         }
 
-    def drain(self) -> None:
-        """Has open streams end after the answers to what they have already sent."""
-        self._draining = True
-        for reading in self._readers:
-            reading.cancel()
-
     async def _evaluate(self, request: Received[loss_service_pb2.EvaluateRequest], context: Context) -> bytes:
-        return await self._answer(request, _deadline(context), self._access.client(context))
+        return await self._answer(request, deadline_of(context), self._access.client(context))
 
     async def _evaluate_stream(
         self, requests: AsyncIterator[Received[loss_service_pb2.EvaluateStreamRequest]], context: Context
     ) -> AsyncIterator[bytes]:
-        deadline, client = _deadline(context), self._access.client(context)
-        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_STREAM_DEPTH)
-
-        async def read() -> None:
-            numbers = count()
-            try:
-                async for request in requests:
-                    answer = asyncio.create_task(self._answer_message(next(numbers), request, deadline, client))
-                    try:
-                        await answers.put(answer)
-                    except asyncio.CancelledError:
-                        answer.cancel()
-                        raise
-            finally:
-                await answers.put(None)
-
-        reading = asyncio.create_task(read())
-        self._readers.add(reading)
-        answered = 0
-        try:
-            while answer := await answers.get():
-                try:
-                    response = await answer
-                except BoxlossError as error:
-                    error.metadata["message"] = str(answered)
-                    raise
-                yield response
-                answered += 1
-        except BaseException:
-            reading.cancel()
-            raise
-        finally:
-            self._readers.discard(reading)
-            while not answers.empty():
-                if answer := answers.get_nowait():
-                    answer.cancel()
-        if self._draining:
-            raise ServerUnavailableError("the server is shutting down; send what is not answered to another, or later")
-        await reading  # Where it has failed, the last message could not be read.
+        deadline, client = deadline_of(context), self._access.client(context)
+        answer = partial(self._answer_message, deadline=deadline, client=client)
+        async for response in self._streams.answers(requests, answer):
+            yield response
 
     async def _pairwise_iou(self, request: Received[loss_service_pb2.PairwiseIouRequest], context: Context) -> bytes:
         work, grid = decode_matrix(request, self._limits)
         self._metrics.asked(work.box_format)
         self._metrics.masked(len(grid.masked_rows) + len(grid.masked_columns))
         pairs = len(grid.rows) * len(grid.columns)
-        outcome = await self._batcher.submit(work, grid, pairs, _deadline(context), self._access.client(context))
+        outcome = await self._batcher.submit(work, grid, pairs, deadline_of(context), self._access.client(context))
         return self._written(encode_matrix(request.message, grid, outcome), outcome)
 
     async def _list_losses(
@@ -185,7 +142,7 @@ class LossServicer:
         return answer
 
 
-def _deadline(context: Context) -> float:
+def deadline_of(context: Context) -> float:
     """When the caller stops waiting, as time.monotonic() tells it."""
     remaining: float | None = context.time_remaining()
     return float("inf") if remaining is None else time.monotonic() + remaining
