@@ -57,7 +57,11 @@ def _worker(kind: str, inputs: int, options: argparse.Namespace) -> dict[str, An
         text=True,
     )
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if not line.startswith(("INFO:", "WARNING: Failed to find"))]
+        told = [
+            line
+            for line in (done.stdout + done.stderr).splitlines()
+            if not line.startswith(("INFO:", "WARNING: Failed to find"))
+        ]
         print(f"{kind} found something, or failed ({done.returncode}):", *told, sep="\n", flush=True)
         return None
     report: dict[str, Any] = json.loads(done.stdout[done.stdout.rindex('{"inputs"') :].splitlines()[0])
