@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import boxloss
+from boxloss.audit.image import Image, Labels, Predictions
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server.service.metrics import Metrics
@@ -132,6 +133,7 @@ def load(address: str) -> Iterator[None]:
     corners = np.random.default_rng(0).random((CAPACITY * 3 // 4, 2))
     boxes = np.hstack([corners, corners + 1])
     inverted = boxes[:8, [2, 3, 0, 1]]
+    labeled = Image(0, Labels(boxes[:8], ["cat"] * 8), Predictions(boxes[1:9], ["cat"] * 8, np.ones(8)))
 
     def call() -> None:
         with boxloss.Client(address) as client, grpc.insecure_channel(address) as channel:
@@ -139,6 +141,7 @@ def load(address: str) -> Iterator[None]:
                 client.evaluate(boxes, boxes[::-1], boxloss.CIoU())
                 client.evaluate(inverted, boxes[:8], boxloss.CIoU(), invalid="mask")
                 client.pairwise_iou(boxes[:8], boxes[:8])
+                client.audit([labeled]).summary()
                 with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
                     LossServiceStub(channel).Evaluate(EvaluateRequest())
 

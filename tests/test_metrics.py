@@ -269,7 +269,7 @@ def test_strange_calls_make_no_new_series(own: tuple[ServerProcess, LossServiceS
     assert Samples(server).labels == before
     values = {value for _, labels in before for name, value in labels if name in ("loss", "format", "grpc_method")}
     methods = set(loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].methods_by_name)
-    assert values <= {*CATALOGUE, *COLUMNS, *methods, "Check", "Watch", "List", "ServerReflectionInfo"}
+    assert values <= {*CATALOGUE, *COLUMNS, *methods, "Audit", "Check", "Watch", "List", "ServerReflectionInfo"}
 
 
 def described(page: str) -> dict[str, tuple[str, set[str]]]:
