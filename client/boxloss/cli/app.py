@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 import boxloss
+from boxloss.cli.audit import audit, correct
 from boxloss.cli.catalogue import catalogue
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import match_coco, match_rows
@@ -48,6 +49,9 @@ _out = Console(markup=False, highlight=False, soft_wrap=True)
 _err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+app.command()(audit)
+app.command()(correct)
 
 _ADDRESS = typer.Option(metavar="HOST:PORT", envvar="BOXLOSS_ADDRESS", help="Of the server; or unix:/path.")
 
@@ -89,7 +93,7 @@ def _boxloss(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Bounding-box regression losses of files of boxes, computed by a boxloss server."""
+    """Bounding-box regression losses of files of boxes, and audits of labels."""
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def write_coco(images: Iterable[Image], path: Path, categories: Mapping[Class, s
         OSError: it cannot be written.
     """
     numbers = {name: number for number, name in (categories or {}).items() if isinstance(number, int)}
+    free_numbers = count(max(numbers.values(), default=0) + 1)
     pictures: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image in images:
@@ -31,12 +33,15 @@ def write_coco(images: Iterable[Image], path: Path, categories: Mapping[Class, s
             picture |= {"width": image.width, "height": image.height}
         pictures.append(picture)
         labels = image.labels
+        for name in labels.classes:
+            if name not in numbers:
+                numbers[name] = next(free_numbers)
         for row, (x1, y1, x2, y2) in enumerate(labels.boxes.tolist()):
             annotations.append(
                 {
                     "id": labels.ids[row],
                     "image_id": image.image_id,
-                    "category_id": numbers.setdefault(labels.classes[row], max(numbers.values(), default=0) + 1),
+                    "category_id": numbers[labels.classes[row]],
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": (x2 - x1) * (y2 - y1),
                     "iscrowd": int(labels.crowd[row]),
