@@ -43,7 +43,7 @@ class Pictures:
         """Names of images whose picture is not there, is one of several or cannot be read."""
 
     def size(self, image_id: Id | None, file_name: str | None) -> tuple[float, float] | None:
-        """Width and height in pixels as the picture is shown; None, and it is noted as missing, if it is not there."""
+        """Width and height in pixels as the picture is shown; None if it is not there."""
         try:
             path = self._find(image_id, file_name)
             with Picture.open(path) as picture:
@@ -51,7 +51,6 @@ class Pictures:
                 turned = picture.getexif().get(_ORIENTATION) in _TURNED
                 return (height, width) if turned else (width, height)
         except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError):
-            self._note(image_id, file_name)
             return None
 
     def cut(
@@ -83,7 +82,7 @@ class Pictures:
                 target = max(1, round((box[2] - box[0]) * shrink)), max(1, round((box[3] - box[1]) * shrink))
                 part = shown.convert("RGB").resize(target, Picture.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         except (OSError, ValueError, SyntaxError, ZeroDivisionError, Picture.DecompressionBombError):
-            self._note(image_id, file_name)
+            self.note_missing(image_id, file_name)
             return None
         encoded = io.BytesIO()
         part.save(encoded, "JPEG", quality=_QUALITY, optimize=True)
@@ -99,7 +98,8 @@ class Pictures:
                 break
         raise FileNotFoundError
 
-    def _note(self, image_id: Id | None, file_name: str | None) -> None:
+    def note_missing(self, image_id: Id | None, file_name: str | None) -> None:
+        """Notes that the picture of an image was wanted and is not there."""
         self.missing[str(image_id) if file_name is None else file_name] = None
 
 

@@ -31,6 +31,7 @@ from boxloss.audit.summary import Summary
 from boxloss.cli import overview
 from boxloss.cli.faults import fault
 from boxloss.cli.findings import read_findings, write_json, write_table
+from boxloss.errors import InvalidInputError
 
 if TYPE_CHECKING:  # Only who audits needs the packages of the extra.
     from boxloss.audit.pictures import Pictures
@@ -155,7 +156,7 @@ def audit(
             for part, each in zip(apart, steps.track(audited, "auditing", len(apart)), strict=True)
             for finding in each.findings
         ]
-        summary = audited.summary()
+        summary = _whole(audited.summary(), joined.images)
         findings.sort(key=lambda finding: -finding.score)
         by_id = {image.image_id: image for image in joined.images}
         if report:
@@ -313,8 +314,8 @@ class _Sources:
         given = {name: value for name, value in options.items() if value not in (None, False)}
         try:
             source = formats.read(path, role, self._problems.append, format=form, **given)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise error.renamed(names) if hasattr(error, "renamed") else error from None
+        except InvalidInputError as error:
+            raise error.renamed(names) from None
         if self._pictures:
             source = sized(source, self._pictures)
         found = list(self._steps.track(source, f"reading {path}"))
@@ -400,6 +401,19 @@ def _by_annotator(image: Image) -> Iterator[_Part]:
             [name] * len(rows),
         )
         yield _Part(dataclasses.replace(image, labels=theirs), rows)
+
+
+def _whole(summary: Summary, images: Sequence[Image]) -> Summary:
+    """The summary with each image counted once, however many annotators it has."""
+    worst: Counter[Id] = Counter()
+    for image_id, score in summary.worst_images:
+        worst[image_id] += score  # type: ignore[assignment]
+    return dataclasses.replace(
+        summary,
+        images=len(images),
+        predictions=sum(len(image.predictions or ()) for image in images),
+        worst_images=tuple(worst.most_common()),
+    )
 
 
 def _check_accepted(chosen: Mapping[Id, Sequence[Finding]], images: Mapping[Id, Image], path: Path) -> None:

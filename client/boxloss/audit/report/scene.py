@@ -71,7 +71,9 @@ def scene_of(finding: Finding, image: Image, pictures: Pictures | None) -> Scene
     window = _window(shown, frame, _AROUND if pictures else _AROUND_BLANK)
     sheet = None if frame is None else _common(window, frame)
     picture = None
-    if pictures is not None and frame is not None and sheet is not None:
+    if pictures is not None and frame is None:
+        pictures.note_missing(image.image_id, image.file_name)
+    elif pictures is not None and frame is not None and sheet is not None:
         picture = pictures.cut(image.image_id, image.file_name, frame[2:], sheet, _WIDEST)
     others = (_ordered(corners(box)) for row, box in enumerate(image.labels.boxes.tolist()) if row != finding.label)
     return Scene(
