@@ -234,6 +234,7 @@ def test_a_finding_is_written_as_coco_has_boxes() -> None:
     assert finding.as_dict() == {
         "kind": "spurious",
         "image_id": "picture",
+        "label": 0,
         "label_id": 100,
         "prediction_index": None,
         "box": [100.0, 100.0, 100.0, 100.0],

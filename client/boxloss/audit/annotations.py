@@ -38,6 +38,8 @@ class Annotations:
         height: likewise.
         relative: whether the boxes are parts of the image, 0 to 1, because its size is not known.
         ids: of each box; None where it has none.
+        rows: of each box: its place, from 0, in the list or table that it comes from, or among those of its image's
+            file; what was skipped counts.
         scores: of each box, NaN where it has none; None where no box has one.
         crowd: boxes that stand for many objects.
         difficult: boxes that may be overlooked.
@@ -55,6 +57,7 @@ class Annotations:
     height: float | None
     relative: bool
     ids: tuple[Id | None, ...]
+    rows: tuple[int, ...]
     scores: Array | None
     crowd: Flags
     difficult: Flags
@@ -126,6 +129,7 @@ class Draft:
         self._boxes: list[Corners] = []
         self._classes: list[Class] = []
         self._ids: list[Id | None] = []
+        self._rows: list[int] = []
         self._scores: list[float] = []
         self._crowd: list[bool] = []
         self._difficult: list[bool] = []
@@ -141,12 +145,17 @@ class Draft:
         category: Class,
         *,
         box_id: Id | None = None,
+        row: int | None = None,
         score: float | None = None,
         crowd: bool = False,
         difficult: bool = False,
         annotator: str = "",
     ) -> None:
-        """Adds a box by its corners (x1, y1, x2, y2); `place` says where in the source it is."""
+        """Adds a box by its corners (x1, y1, x2, y2).
+
+        `place` says where in the source it is, `row` as which of a list; by default the next of this image.
+        """
+        row = len(self._boxes) + self._skipped if row is None else row
         x1, y1, x2, y2 = box
         if not all(map(isfinite, box)):
             self.problem(place, f"the box {_shown(box)} is not finite", "give finite numbers", "box")
@@ -169,6 +178,7 @@ class Draft:
         self._boxes.append(box)
         self._classes.append(category)
         self._ids.append(box_id)
+        self._rows.append(row)
         self._scores.append(np.nan if score is None else score)
         self._crowd.append(crowd)
         self._difficult.append(difficult)
@@ -197,6 +207,7 @@ class Draft:
             self._height,
             self._relative,
             tuple(self._ids),
+            tuple(self._rows),
             None if np.isnan(scores).all() else scores,
             np.array(self._crowd, bool),
             np.array(self._difficult, bool),

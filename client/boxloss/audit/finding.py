@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self, TypeAlias
 
 from boxloss.arrays import Array
 from boxloss.audit.image import Id, Image
+from boxloss.errors import InvalidInputError, Violation
 
 Corners: TypeAlias = tuple[float, float, float, float]
 """Of a box: (x1, y1, x2, y2) in pixels."""
@@ -105,6 +106,7 @@ class Finding:
         return {
             "kind": str(self.kind),
             "image_id": self.image_id,
+            "label": self.label,
             "label_id": self.label_id,
             "prediction_index": self.prediction_index,
             "box": _xywh(self.box),
@@ -116,11 +118,43 @@ class Finding:
             "proposed_box": None if self.proposed_box is None else _xywh(self.proposed_box),
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads what `as_dict` gives.
+
+        Raises:
+            InvalidInputError: a field is missing or holds what it must not.
+        """
+        try:
+            return cls(
+                Kind(values["kind"]),
+                values["image_id"],
+                float(values["score"]),
+                str(values["message"]),
+                _corners_of(values["box"]),
+                str(values["class"]),
+                values.get("label"),
+                values.get("label_id"),
+                values.get("prediction_index"),
+                values.get("iou"),
+                values.get("proposed_class"),
+                None if values.get("proposed_box") is None else _corners_of(values["proposed_box"]),
+            )
+        except KeyError as error:
+            raise InvalidInputError([Violation(str(error.args[0]), "is missing; give findings as they came")]) from None
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError([Violation("finding", f"{error}; give findings as they came")]) from None
+
 
 def corners(box: Sequence[float] | Array) -> Corners:
     """A box as plain numbers."""
     x1, y1, x2, y2 = map(float, box)
     return x1, y1, x2, y2
+
+
+def _corners_of(box: Sequence[float]) -> Corners:
+    x, y, width, height = map(float, box)
+    return x, y, x + width, y + height
 
 
 def _xywh(box: Corners) -> list[float]:

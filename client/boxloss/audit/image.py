@@ -62,6 +62,7 @@ class Predictions:
         boxes: (x1, y1, x2, y2) of shape (N, 4), in pixels.
         classes: name of each box's class.
         scores: how sure the model is of each box, 0 to 1.
+        rows: of each box in the file that it comes from; by default those here.
 
     Raises:
         InvalidInputError: lengths differ, the boxes are not of that shape, not finite or inverted, or a score is not
@@ -71,6 +72,7 @@ class Predictions:
     boxes: Array
     classes: Sequence[str]
     scores: Array
+    rows: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         boxes = _boxes(self.boxes, "predictions.boxes")
@@ -93,6 +95,7 @@ class Predictions:
         _set(self, "boxes", boxes)
         _set(self, "classes", _all(self.classes, count, "predictions.classes"))
         _set(self, "scores", scores)
+        _set(self, "rows", _all(self.rows or range(count), count, "predictions.rows"))
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -337,4 +337,5 @@ def _predictions(found: Annotations, name_of: Callable[[Class], str], notes: _No
     scores = np.full(len(found), np.nan) if found.scores is None else found.scores
     if lacking := int(np.isnan(scores).sum()):
         notes.add("predictions have no score and count as sure; give one each", found, lacking)
-    return Predictions(found.boxes, [name_of(category) for category in found.classes], np.nan_to_num(scores, nan=1.0))
+    classes = [name_of(category) for category in found.classes]
+    return Predictions(found.boxes, classes, np.nan_to_num(scores, nan=1.0), found.rows)

@@ -18,6 +18,7 @@ from rich.console import Console
 
 import boxloss
 from boxloss.channel import name_of
+from boxloss.cli.audit import audit, correct
 from boxloss.cli.catalogue import catalogue
 from boxloss.cli.credentials import TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
 from boxloss.cli.faults import fault
@@ -57,6 +58,9 @@ _ADDRESS = typer.Option(
     help="Of the server; or unix:/path. Of several: repeat it, or dns:///NAME:PORT for all of that name.",
 )
 
+app.command()(audit)
+app.command()(correct)
+
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits; its errors become one line on standard error, and the exit code."""
@@ -95,7 +99,7 @@ def _boxloss(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Bounding-box regression losses of files of boxes, computed by a boxloss server."""
+    """Bounding-box regression losses of files of boxes, and audits of labels."""
 
 
 @app.command()

@@ -112,7 +112,7 @@ def _images(
 
     def filled(draft: Draft, rows: Sequence[int]) -> Annotations:
         for row in rows:
-            _add(draft, f"{name}[{row}]", annotations[row], categories)
+            _add(draft, f"{name}[{row}]", row, annotations[row], categories)
         return draft.finish()
 
     known: set[str] = set()
@@ -138,7 +138,7 @@ def _images(
         yield filled(Draft(request.path, request.report, image_id=owners[key], ids=ids), orphans)
 
 
-def _add(draft: Draft, place: str, raw: msgspec.Raw, categories: Mapping[Class, str]) -> None:
+def _add(draft: Draft, place: str, row: int, raw: msgspec.Raw, categories: Mapping[Class, str]) -> None:
     try:
         annotation = part(raw, _Annotation)
     except msgspec.MsgspecError as error:
@@ -150,6 +150,7 @@ def _add(draft: Draft, place: str, raw: msgspec.Raw, categories: Mapping[Class, 
         corners("xywh", annotation.bbox),
         named(categories, number, lambda what, fix: draft.problem(place, what, fix)),
         box_id=annotation.id,
+        row=row,
         score=annotation.score,
         crowd=bool(annotation.iscrowd),
         difficult=bool(annotation.ignore),

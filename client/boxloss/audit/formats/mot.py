@@ -56,7 +56,7 @@ def _sequence(request: Request, path: Path, prefix: str) -> Iterator[Annotations
         listed = lines(beside, request) if beside.is_file() else None
         names = dict(enumerate([name.strip() for _, name in listed] if listed else NAMES, 1))
     drafts: dict[int, Draft] = {}
-    for line, text in lines(path, request) or ():
+    for row, (line, text) in enumerate(lines(path, request) or ()):
         place = f"line {line}"
         cells = [found for cell in text.split(",") if (found := number(cell)) is not None and isfinite(found)]
         if len(cells) < 6 or len(cells) <= text.strip().rstrip(",").count(",") or not cells[0].is_integer():
@@ -66,12 +66,12 @@ def _sequence(request: Request, path: Path, prefix: str) -> Iterator[Annotations
         frame = int(cells[0])
         if frame not in drafts:
             drafts[frame] = Draft(path, request.report, image_id=f"{prefix}{frame}" if prefix else frame)
-        _add(drafts[frame], place, cells, names, is_label=request.role == "labels")
+        _add(drafts[frame], place, row, cells, names, is_label=request.role == "labels")
     for draft in drafts.values():
         yield draft.finish()
 
 
-def _add(draft: Draft, place: str, cells: list[float], names: Mapping[Class, str], *, is_label: bool) -> None:
+def _add(draft: Draft, place: str, row: int, cells: list[float], names: Mapping[Class, str], *, is_label: bool) -> None:
     _, track, x, y, w, h, flag, category = (cells + [1, -1][len(cells) - 6 :])[:8] if len(cells) < 8 else cells[:8]
     if category < 0:
         category = 1
@@ -80,6 +80,7 @@ def _add(draft: Draft, place: str, cells: list[float], names: Mapping[Class, str
         corners("xywh", (x, y, w, h)),
         named(names, int(category), lambda what, fix: draft.problem(place, what, fix)),
         box_id=int(track) if track >= 0 else None,
+        row=row,
         score=None if is_label else flag,
         difficult=is_label and flag == 0,
     )

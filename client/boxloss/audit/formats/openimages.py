@@ -25,7 +25,7 @@ def _images(request: Request) -> Iterator[Annotations]:
         request.problem("line 1", what, "name them in the first line, as OpenImages does", "file")
         return
 
-    def add(draft: Draft, place: str, cells: Mapping[str, str]) -> None:
+    def add(draft: Draft, row: int, place: str, cells: Mapping[str, str]) -> None:
         if (box := box_of(draft, place, [cells[side] for side in ("xmin", "ymin", "xmax", "ymax")])) is None:
             return
         if not (name := cells["labelname"]):
@@ -37,6 +37,7 @@ def _images(request: Request) -> Iterator[Annotations]:
             place,
             box,
             (request.names or {}).get(name, name),
+            row=row,
             score=number(cells.get("confidence", "")),
             crowd=cells.get("isgroupof") == "1",
         )

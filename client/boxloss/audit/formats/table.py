@@ -27,8 +27,8 @@ _IMAGE = ("image", "filename", "file_name", "image_id")
 _CLASS = ("class", "label", "category")
 _SCORE = ("score", "confidence")
 
-Row: TypeAlias = tuple[str, Mapping[str, str]]
-"""Its place, and its cells by the names of their columns, in small letters."""
+Row: TypeAlias = tuple[int, str, Mapping[str, str]]
+"""Its number, from 0 below the header, its place, and its cells by the names of their columns, in small letters."""
 
 
 def read(request: Request) -> Source:
@@ -50,7 +50,7 @@ def _images(request: Request) -> Iterator[Annotations]:
     layout, sides = found
     score = _among(_SCORE, columns)
 
-    def add(draft: Draft, place: str, cells: Mapping[str, str]) -> None:
+    def add(draft: Draft, row: int, place: str, cells: Mapping[str, str]) -> None:
         if not any(cells[name] for name in (*sides, category)):
             return
         if (box := box_of(draft, place, [cells[name] for name in sides])) is None:
@@ -67,6 +67,7 @@ def _images(request: Request) -> Iterator[Annotations]:
             corners(layout, box),
             class_of(request.names, name, draft, place),
             box_id=cells.get("id") or None,
+            row=row,
             score=surety,
             annotator=cells.get("annotator", ""),
         )
@@ -75,11 +76,11 @@ def _images(request: Request) -> Iterator[Annotations]:
 
 
 def gathered(
-    request: Request, image: str, add: Callable[[Draft, str, Mapping[str, str]], None], *, relative: bool
+    request: Request, image: str, add: Callable[[Draft, int, str, Mapping[str, str]], None], *, relative: bool
 ) -> Iterator[Annotations]:
     """The images of a file whose rows come in any order; `image` is the column that names a row's."""
     drafts: dict[str, Draft] = {}
-    for place, cells in _rows(request):
+    for row, place, cells in _rows(request):
         if not (name := cells[image]):
             request.problem(place, "names no image", f"fill the column {image}", "line")
             continue
@@ -92,7 +93,7 @@ def gathered(
                 file_name=name if is_file else None,
                 relative=relative,
             )
-        add(drafts[name], place, cells)
+        add(drafts[name], row, place, cells)
     for draft in drafts.values():
         yield draft.finish()
 
@@ -133,15 +134,14 @@ def _rows(request: Request) -> Iterator[Row]:
         with request.path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=_delimiter(file.readline()))
             file.seek(0)
-            for row in reader:
-                place = f"line {reader.line_num}"
-                if reader.line_num == 1 or not row:
-                    continue
-                if len(row) != len(columns):
-                    what = f"has {len(row)} cells for {len(columns)} columns"
+            rows = ((reader.line_num, cells) for cells in reader if cells and reader.line_num > 1)
+            for row, (line, cells) in enumerate(rows):
+                place = f"line {line}"
+                if len(cells) != len(columns):
+                    what = f"has {len(cells)} cells for {len(columns)} columns"
                     request.problem(place, what, "give one for each; quote those with a comma", "line")
                     continue
-                yield place, dict(zip(columns, map(str.strip, row), strict=True))
+                yield row, place, dict(zip(columns, map(str.strip, cells), strict=True))
     except UnicodeDecodeError:
         request.problem("", "is not text in UTF-8 from there on", "save it as UTF-8", "file")
     except csv.Error as error:
