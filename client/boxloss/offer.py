@@ -22,23 +22,25 @@ def server_info(response: loss_service_pb2.ListLossesResponse) -> ServerInfo:
         device=response.device,
         message_bytes=response.limits.message_bytes,
         request_pairs=response.limits.request_pairs,
-        losses=tuple(
-            LossInfo(
-                name=loss.name,
-                title=loss.title,
-                summary=loss.summary,
-                formula=loss.formula,
-                paper=loss.paper,
-                parameters=tuple(_parameter_info(parameter) for parameter in loss.parameters),
-                needs=tuple(loss.needs),
-                blind_spots=loss.blind_spots,
-                aliases=loss.aliases,
-                axis_aligned=loss.axis_aligned,
-                oriented=loss.oriented,
-            )
-            for loss in response.losses
-        ),
+        losses=tuple(map(loss_info, response.losses)),
         metrics=tuple(metrics[number] for number in response.metrics if number in metrics),
+    )
+
+
+def loss_info(loss: catalogue_pb2.LossDescription) -> LossInfo:
+    """Reads an entry of the catalogue."""
+    return LossInfo(
+        name=loss.name,
+        title=loss.title,
+        summary=loss.summary,
+        formula=loss.formula,
+        paper=loss.paper,
+        parameters=tuple(_parameter_info(parameter) for parameter in loss.parameters),
+        needs=tuple(loss.needs),
+        blind_spots=loss.blind_spots,
+        aliases=loss.aliases,
+        axis_aligned=loss.axis_aligned,
+        oriented=loss.oriented,
     )
 
 

@@ -38,8 +38,7 @@ from boxloss.errors import (
     UnsupportedError,
 )
 from boxloss.losses import CATALOGUE
-from boxloss.offer import server_info
-from boxloss.v1 import loss_service_pb2
+from boxloss.offer import loss_info
 from boxloss.wire import describe
 from boxloss.words import BoxFormat, Invalid
 
@@ -220,15 +219,15 @@ def losses(
     credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
     if address:
         with credentials.client(address, timeout) as client:
-            offer = client.info()
+            offered = client.losses()
     else:
         credentials.refuse_unused()
-        offer = server_info(loss_service_pb2.ListLossesResponse(losses=[describe(each) for each in CATALOGUE.values()]))
+        offered = tuple(loss_info(describe(each)) for each in CATALOGUE.values())
     if form == "json":
-        print(json.dumps([dataclasses.asdict(each) for each in offer.losses], indent=2))
+        print(json.dumps([dataclasses.asdict(each) for each in offered], indent=2))
     else:
         out = _out if _out.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-        out.print(catalogue(offer.losses, plain=not out.is_terminal))
+        out.print(catalogue(offered, plain=not out.is_terminal))
 
 
 @app.command()
