@@ -56,7 +56,7 @@ from boxloss_server.losses.polygons import rectangle_corners
 DOCS = Path(__file__).parent.parent / "docs"
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))
 PAGE = (DOCS / "losses.md").read_text(encoding="utf-8")
-PAGES = [PAGE, *((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("conventions", "performance"))]
+PAGES = [PAGE, *((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("conventions", "performance", "audit", "audit-formats"))]
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -70,11 +70,11 @@ def test_every_loss_is_described() -> None:
 
 
 def test_pictures_are_there_and_shown() -> None:
-    assert {path.stem for path in (DOCS / "pictures").iterdir()} == set(GENERATE["PICTURES"])
+    assert {path.stem for path in (DOCS / "pictures").iterdir()} == {*GENERATE["PICTURES"], "audit"}
     assert {name for picture in GENERATE["PICTURES"].values() for name in picture.shows} == set(CATALOGUE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["losses", "conventions", "performance"])
+@pytest.mark.parametrize("page", PAGES, ids=["losses", "conventions", "performance", "audit", "audit-formats"])
 def test_links_lead_somewhere(page: str) -> None:
     anchors = {GENERATE["anchor"](heading) for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
     for target in re.findall(r"\]\((?!https://)(.*?)\)", page):
