@@ -56,7 +56,13 @@ from boxloss_server.losses.polygons import rectangle_corners
 DOCS = Path(__file__).parent.parent / "docs"
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))
 PAGE = (DOCS / "losses.md").read_text(encoding="utf-8")
-PAGES = [PAGE, *((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("conventions", "performance", "audit", "audit-formats"))]
+PAGES = [
+    PAGE,
+    *(
+        (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        for name in ("conventions", "performance", "audit", "audit-formats")
+    ),
+]
 
 
 def test_the_page_is_up_to_date() -> None:
