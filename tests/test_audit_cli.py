@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,7 +281,8 @@ def test_problems_are_named_and_the_rest_goes_on(run: Run) -> None:
     assert "labels.json: annotations[7]: " in outcome.err
     assert "skipped: 2 box" in outcome.err
     assert "2 images, 6 labels, 6 predictions" in outcome.out
-    assert "outside" not in {each["kind"] for each in findings()}  # Nobody knows how large image 1 is.
+    assert "outside" not in {each["kind"] for each in findings()}
+    assert "1 images are of unknown size: labels that reach beyond them are not found; give --images: 1" in outcome.err
     problems = json.loads(Path("out.json").read_text())["problems"]
     assert [problem["place"] for problem in problems] == ["annotations[5]", "annotations[6]", "annotations[7]"]
     assert problems[0]["skipped"] == "box"
@@ -305,6 +308,20 @@ def test_many_problems_are_counted(run: Run) -> None:
     outcome = run("audit", "--labels", labels)
     assert outcome.err.count("has 2 cells") == 20
     assert "and 10 more problems; audit --output FILE.json lists them all" in outcome.err
+
+
+@pytest.mark.parametrize("package", ["msgspec", "jinja2", "PIL"])
+def test_the_extra_is_named_where_it_is_missing(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from boxloss.cli import main; main(sys.argv[1:])"
+    files = ("--labels", save("labels.json", LABELS), "--report", "r.html")
+    lacking, other = (
+        subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+        for words in (("audit", *files), ("losses",))
+    )
+    assert lacking.stderr.endswith(
+        f"boxloss: the command needs {package}, which is not installed: pip install 'boxloss[audit]'\n"
+    )
+    assert (lacking.returncode, other.returncode) == (1, 0)
 
 
 # Sizes from pictures
@@ -367,10 +384,10 @@ def test_corrected_labels_are_what_was_accepted(correct: Run) -> None:
     ]
 
 
-def test_corrected_labels_have_nothing_more_to_find(correct: Run, run: Run) -> None:
+def test_corrected_labels_have_little_more_to_find(correct: Run, run: Run) -> None:
     correct("--output", "fixed.json")
     outcome = run("audit", "--labels", "fixed.json", "--predictions", "results.json", "--quiet")
-    assert "; 0 findings" in outcome.out
+    assert "; 1 findings: 1 bad_location" in outcome.out  # What was cut is smaller than a prediction beyond the edge.
 
 
 def test_only_sure_findings_are_accepted_if_one_says_so(correct: Run) -> None:

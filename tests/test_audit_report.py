@@ -155,7 +155,8 @@ def test_boxes_are_drawn_where_they_are(tab: Tab, folder: Path) -> None:
     """The missing cat of the first image is near its right edge, where the scene ends."""
     x, _, width, height = json.loads((folder / "results.json").read_text())[3]["bbox"]
     card = tab.card("missing")
-    sheet, box = (card.locator(f"rect.{name}").bounding_box() for name in ("sheet", "prediction"))
+    scene, sheet, box = (card.locator(name).bounding_box() for name in (".scene", "rect.sheet", "rect.prediction"))
+    assert [sheet[side] for side in ("x", "width")] == pytest.approx([scene[side] for side in ("x", "width")], abs=1)
     line = 2.5  # Pixels by which the drawn box is larger than itself.
     gap = sheet["x"] + sheet["width"] - box["x"] - box["width"]
     assert (box["height"] - line) / (box["width"] - line) == pytest.approx(height / width, rel=0.02)

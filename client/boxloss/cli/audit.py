@@ -23,7 +23,7 @@ from boxloss.audit.exports import write_coco, write_cvat, write_labelstudio
 from boxloss.audit.exports.findings import row_of
 from boxloss.audit.finding import Finding
 from boxloss.audit.image import Id, Image, Labels
-from boxloss.audit.join import Joined, by_annotator, join
+from boxloss.audit.join import EXAMPLES, Joined, Mismatch, by_annotator, join
 from boxloss.audit.matching import Matching
 from boxloss.audit.problems import Problem
 from boxloss.audit.rules import Rules
@@ -148,6 +148,7 @@ def audit(
         )
         joined = join(known, predicted or None, complete=complete)
         _check_joined(joined, labels, predictions)
+        joined = dataclasses.replace(joined, mismatches=(*joined.mismatches, *_unsized(joined.images)))
         agreement = _agreement(known, consensus)
         apart = [part for image in joined.images for part in _by_annotator(image)]
         audited = _audited([part.image for part in apart], rules, worst)
@@ -178,13 +179,13 @@ def audit(
                 lambda work, description: steps.track(work, description, len(work)),
             )
             report.write_text(page, "utf-8", "replace")
+        notes = [*map(str, joined.mismatches), *_missing(pictures)]
         if output:
             rows = [row_of(finding, by_id[finding.image_id]) for finding in findings]
             if output.suffix.lower() == ".json":
-                write_json(output, rows, summary, problems, list(map(str, joined.mismatches)))
+                write_json(output, rows, summary, problems, notes)
             else:
                 write_table(output, rows)
-    notes = [*map(str, joined.mismatches), *_missing(pictures)]
     _tell(summary, by_id, agreement, problems, notes, quiet=quiet)
     for path in (report, output, consensus) if not quiet else ():
         if path:
@@ -258,6 +259,8 @@ def correct(
             case "labelstudio":
                 left_out = write_labelstudio(results, chosen, output)
     _show_problems(problems)
+    for mismatch in joined.mismatches:
+        _err.print(f"note: {mismatch}")
     if lost := sum(image.skipped for image in known.images):
         _err.print(f"{lost} boxes could not be read and are not in {output}")
     if left_out:
@@ -268,7 +271,7 @@ def correct(
 
 
 def _audited(images: Sequence[Image], rules: Rules, worst: int) -> Audit:
-    """Audits images, in this process. A server that audits would be asked here."""
+    """Audits images in this process."""
     return audit_here(images, rules, worst=worst)
 
 
@@ -350,6 +353,13 @@ def _check_joined(joined: Joined, labels: Path, predictions: Path | None) -> Non
         raise fault(labels, f"no image is left to audit: {notes}")
     if predictions and all(image.predictions is None for image in joined.images):
         raise fault(predictions, f"no image is one of {labels}; correct ids or names, or say --complete. {notes}")
+
+
+def _unsized(images: Sequence[Image]) -> Iterator[Mismatch]:
+    unsized = [str(image.image_id) for image in images if image.width in (None, 1.0)]
+    if unsized:
+        what = "images are of unknown size: labels that reach beyond them are not found; give --images"
+        yield Mismatch(what, len(unsized), tuple(unsized[:EXAMPLES]))
 
 
 def _agreement(labels: Source, consensus: Path | None) -> Agreement | None:
@@ -445,8 +455,7 @@ def _fits(finding: Finding, image: Image | None) -> bool:
 def _missing(pictures: Pictures | None) -> Iterator[str]:
     if pictures and pictures.missing:
         names = list(pictures.missing)
-        more = ", ..." if len(names) > 5 else ""
-        yield f"{len(names)} pictures are not in the folder or cannot be read: {', '.join(names[:5])}{more}"
+        yield str(Mismatch("pictures are not in the folder or cannot be read", len(names), tuple(names[:EXAMPLES])))
 
 
 def _tell(
