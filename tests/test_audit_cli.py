@@ -19,6 +19,7 @@ from PIL import Image as Picture
 from boxloss.audit.formats import read
 from boxloss.audit.problems import Problem
 from boxloss.cli import main
+from tests.servers import ServerProcess, free_port
 from tests.shared_data import folder
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -100,6 +101,38 @@ def without(labels: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def findings(path: str = "out.json") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(Path(path).read_text())["findings"]
     return found
+
+
+# Who audits
+
+
+def test_a_server_finds_what_this_process_finds(audit: Run, server: ServerProcess) -> None:
+    assert audit("--output", "here.json").code == 0
+    asked = server.total("boxloss_audit_images_total")
+    assert audit("--output", "there.json", "--address", server.address).code == 0
+    assert server.total("boxloss_audit_images_total") > asked
+    assert Path("there.json").read_text() == Path("here.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine", "ray", "--address", "localhost:1"), "--engine"),
+        (("--ray-address", "localhost:1"), "--ray-address"),
+        (("--tls",), "--address"),
+    ],
+)
+def test_engines_that_exclude_each_other_are_refused(audit: Run, options: tuple[str, ...], message: str) -> None:
+    outcome = audit(*options)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_a_server_that_is_away_is_named(audit: Run) -> None:
+    address = f"localhost:{free_port()}"
+    outcome = audit("--address", address, "--timeout", "1")
+    assert outcome.code == 3
+    assert address in outcome.err
 
 
 # What is found

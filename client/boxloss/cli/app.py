@@ -20,7 +20,7 @@ import boxloss
 from boxloss.channel import name_of
 from boxloss.cli.audit import audit, correct
 from boxloss.cli.catalogue import catalogue
-from boxloss.cli.credentials import TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
+from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import match_coco, match_rows
 from boxloss.cli.readers import read
@@ -50,12 +50,6 @@ _out = Console(markup=False, highlight=False, soft_wrap=True)
 _err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-_ADDRESS = typer.Option(
-    metavar="HOST:PORT",
-    envvar="BOXLOSS_ADDRESS",
-    help="Of the server; or unix:/path. Of several: repeat it, or dns:///NAME:PORT for all of that name.",
-)
 
 app.command()(audit)
 app.command()(correct)
@@ -141,7 +135,7 @@ def evaluate(
             metavar="FILE", dir_okay=False, writable=True, help="Write the table to a .csv, .json or .parquet file."
         ),
     ] = None,
-    address: Annotated[list[str] | None, _ADDRESS] = None,
+    address: Annotated[list[str] | None, ADDRESS] = None,
     tls: Annotated[bool, TLS] = False,
     tls_ca: Annotated[Path | None, TLS_CA] = None,
     tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,
@@ -207,7 +201,7 @@ def evaluate(
 @app.command()
 def losses(
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print them.")] = "table",
-    address: Annotated[list[str] | None, _ADDRESS] = None,
+    address: Annotated[list[str] | None, ADDRESS] = None,
     tls: Annotated[bool, TLS] = False,
     tls_ca: Annotated[Path | None, TLS_CA] = None,
     tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,
@@ -232,7 +226,7 @@ def losses(
 
 @app.command()
 def ping(
-    address: Annotated[list[str], _ADDRESS] = ["localhost:50051"],  # noqa: B006
+    address: Annotated[list[str], ADDRESS] = ["localhost:50051"],  # noqa: B006
     tls: Annotated[bool, TLS] = False,
     tls_ca: Annotated[Path | None, TLS_CA] = None,
     tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -28,7 +30,9 @@ from boxloss.audit.matching import Matching
 from boxloss.audit.problems import Problem
 from boxloss.audit.rules import Rules
 from boxloss.audit.summary import Summary
+from boxloss.channel import name_of
 from boxloss.cli import overview
+from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
 from boxloss.cli.faults import fault
 from boxloss.cli.findings import read_findings, write_json, write_table
 from boxloss.errors import InvalidInputError
@@ -117,6 +121,19 @@ def audit(
     predictions_layout: _PredictionsLayout = None,
     labels_relative: _LabelsRelative = False,
     predictions_relative: _PredictionsRelative = False,
+    engine: Annotated[
+        Literal["embedded", "ray"], typer.Option(help="What audits without a server: this process, or Ray Data.")
+    ] = "embedded",
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of a Ray cluster.", show_default="one on this computer")
+    ] = None,
+    address: Annotated[list[str] | None, ADDRESS] = None,
+    tls: Annotated[bool, TLS] = False,
+    tls_ca: Annotated[Path | None, TLS_CA] = None,
+    tls_certificate: Annotated[Path | None, TLS_CERTIFICATE] = None,
+    tls_key: Annotated[Path | None, TLS_KEY] = None,
+    token_file: Annotated[Path | None, TOKEN_FILE] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that a server may be away or busy.")] = 30.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print one line, and no progress.")] = False,
 ) -> None:
     """Audits labels: what is missing, spurious, badly placed, misnamed, repeated or out of shape, and how sure that is.
@@ -133,7 +150,8 @@ def audit(
     rules = Rules(matching, min_iou, min_score)
     problems: list[Problem] = []
     pictures = _pictures(images)
-    with _Steps(quiet) as steps:
+    credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
+    with _engine(engine, ray_address, address, timeout, credentials) as audited_by, _Steps(quiet) as steps:
         sources = _Sources(problems, pictures, steps)
         known = sources.read(
             labels, "labels", labels_format, names=labels_names, layout=labels_layout, relative=labels_relative
@@ -151,7 +169,7 @@ def audit(
         joined = dataclasses.replace(joined, mismatches=(*joined.mismatches, *_unsized(joined.images)))
         agreement = _agreement(known, consensus)
         apart = [part for image in joined.images for part in _by_annotator(image)]
-        audited = _audited([part.image for part in apart], rules, worst)
+        audited = audited_by([part.image for part in apart], rules, worst=worst)
         findings = [
             part.restored(finding)
             for part, each in zip(apart, steps.track(audited, "auditing", len(apart)), strict=True)
@@ -270,9 +288,26 @@ def correct(
     _out.print(f"{sum(changes.values())} findings accepted ({counts}); written: {output}")
 
 
-def _audited(images: Sequence[Image], rules: Rules, worst: int) -> Audit:
-    """Audits images in this process."""
-    return audit_here(images, rules, worst=worst)
+@contextmanager
+def _engine(
+    engine: str, ray_address: str | None, address: Sequence[str] | None, timeout: float, credentials: Credentials
+) -> Iterator[Callable[..., Audit]]:
+    """What audits images: a server, Ray, or this process."""
+    if address:
+        if engine == "ray":
+            raise fault("--engine", f"is ray, and there is the server {name_of(address)}; leave one of them out")
+        with credentials.client(address, timeout) as client:
+            yield client.audit
+        return
+    credentials.refuse_unused()
+    if engine == "ray":
+        from boxloss.audit.ray import audit_on_ray  # A heavy extra of its own.
+
+        yield partial(audit_on_ray, address=ray_address)
+        return
+    if ray_address:
+        raise fault("--ray-address", "is for --engine ray; give that, too, or leave it out")
+    yield audit_here
 
 
 class _Steps:

@@ -1,4 +1,4 @@
-"""TLS and token of the command's client, from its options and the environment."""
+"""Whom the command asks, and what it shows: address, TLS and token, from options and the environment."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def _file(text: str) -> Any:
     return typer.Option(metavar="FILE", exists=True, dir_okay=False, readable=True, help=text)
 
 
+ADDRESS = typer.Option(
+    metavar="HOST:PORT",
+    envvar="BOXLOSS_ADDRESS",
+    help="Of the server; or unix:/path. Of several: repeat it, or dns:///NAME:PORT for all of that name.",
+)
 TLS = typer.Option("--tls", help="Use TLS; the --tls options below imply it.")
 TLS_CA = _file("PEM file of the authorities to trust; unless given, the public ones.")
 TLS_CERTIFICATE = _file("PEM file of your certificate, for a server that asks for one.")
