@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -355,6 +356,15 @@ def test_the_extra_is_named_where_it_is_missing(package: str) -> None:
         f"boxloss: the command needs {package}, which is not installed: pip install 'boxloss[audit]'\n"
     )
     assert (lacking.returncode, other.returncode) == (1, 0)
+
+
+def test_a_box_without_area_is_drawn_as_a_line(run: Run) -> None:
+    labels = save("labels.csv", "image,class,x1,y1,x2,y2\na.jpg,cat,10,10,10,50\na.jpg,cat,1,1,90,90\n")
+    assert run("audit", "--labels", labels, "--report", "r.html").code == 0
+    cards = Path("r.html").read_text().partition('<div id="cards">')[2]
+    (drawn,) = re.findall(r'<rect class="label" .*?width="(.*?)" height="(.*?)"/>', cards)
+    assert float(drawn[0]) == 0.1
+    assert float(drawn[1]) > 50
 
 
 # Sizes from pictures

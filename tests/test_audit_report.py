@@ -347,6 +347,6 @@ def test_labels_without_faults_make_a_report_that_says_so(browser: Any, folder: 
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto((tmp_path / "r.html").as_uri())
-    assert page.get_by_text("Nothing. These labels look right.").is_visible()
+    assert page.get_by_text("Nothing: no odd shapes and no duplicates.").is_visible()
     assert errors == []
     page.close()

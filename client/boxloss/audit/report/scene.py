@@ -122,4 +122,5 @@ def _placed(box: Corners, window: Corners) -> Rectangle:
     scale = WIDTH / (window[2] - window[0])
     x1, x2 = (min(max((x - window[0]) * scale, -WIDTH), 2 * WIDTH) for x in (box[0], box[2]))
     y1, y2 = (min(max((y - window[1]) * scale, -HEIGHT), 2 * HEIGHT) for y in (box[1], box[3]))
-    return Rectangle(round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1))
+    # Nothing is drawn of a rectangle without width.
+    return Rectangle(round(x1, 1), round(y1, 1), max(round(x2 - x1, 1), 0.1), max(round(y2 - y1, 1), 0.1))
