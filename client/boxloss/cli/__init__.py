@@ -13,6 +13,7 @@ _EXTRAS = {
     "defusedxml": "audit",
     "jinja2": "audit",
     "msgspec": "audit",
+    "scipy": "audit",
     "yaml": "audit",
 }
 """Packages, and the extra that brings each."""
