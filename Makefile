@@ -7,10 +7,10 @@ PROTOS := $(wildcard proto/boxloss/v1/*.proto)
 DISTRIBUTIONS := --editable 'client[audit,cli]' --editable server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test fuzz fuzzquick lint format proto docs compat bench benchquick benchmemory clean
+.PHONY: help demo serve test fuzz fuzzquick lint format proto docs compat bench benchquick benchmemory bench-audit clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/runtime ## start a server, score real boxes, print a table
 	$(BIN)/python examples/demo.py
@@ -59,6 +59,9 @@ benchquick: .venv/dev ## measure a little, without peers, 90 seconds
 benchmemory: .venv/dev ## watch the server's memory under load, 10 minutes
 	$(BIN)/python -m benchmarks memory --memory-seconds 600 --output build/bench/memory $(BENCH)
 
+bench-audit: .venv/dev .venv-peers/installed ## measure the label audit beside cleanlab, 3 minutes
+	$(BIN)/python -m benchmarks.audit $(BENCH)
+
 clean: ## remove the environments
 	rm -rf .venv .venv-proto .venv-oldest .venv-peers
 
@@ -96,4 +99,5 @@ clean: ## remove the environments
 	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt mosec
 	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt litserve
 	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt 'ray[serve]'
+	-.venv-peers/bin/pip install --quiet --constraint benchmarks/peers.txt cleanlab
 	touch $@

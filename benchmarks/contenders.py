@@ -27,7 +27,7 @@ from benchmarks.workload import Workload
 _READY_SECONDS = 90.0
 _ANSWER_SECONDS = 300.0
 _COMPILED_SECONDS = 180.0
-_PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
+PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
 _GRPC_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
@@ -190,17 +190,17 @@ class _Peer(Contender):
     path: ClassVar[str]
 
     def check_available(self) -> None:
-        if not _PEERS_PYTHON.exists():
+        if not PEERS_PYTHON.exists():
             raise UnavailableError("there is no environment for peers; run make .venv-peers/installed")
         script = f"import benchmarks.peers.{self.module}"
-        imported = subprocess.run([_PEERS_PYTHON, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+        imported = subprocess.run([PEERS_PYTHON, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
         if imported.returncode:
             raise UnavailableError(imported.stderr.strip().rpartition("\n")[2])
 
     def command(self) -> list[str]:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}{self.path}"
-        return [str(_PEERS_PYTHON), "-m", f"benchmarks.peers.{self.module}", str(port)]
+        return [str(PEERS_PYTHON), "-m", f"benchmarks.peers.{self.module}", str(port)]
 
     def ask(self, workload: Workload, timeout: float) -> bytes:
         request = urllib.request.Request(self.url, workload.raw, {"Content-Type": "application/octet-stream"})
