@@ -192,12 +192,13 @@ class _Service:
         self._ask_again = 0.0
         self.computed_in_process = 0
 
-    def evaluate(self, *boxes_and_loss: Any, **options: Any) -> LossResult:
+    def evaluate(self, predictions: Tensor, targets: Tensor, spec: Loss, **options: Any) -> LossResult:
         if not self._falls_back:
-            return self._client.evaluate(*boxes_and_loss, **options)
+            return self._client.evaluate(predictions, targets, spec, **options)
         if not self._away or time.monotonic() >= self._ask_again:
             try:
-                result = self._client.evaluate(*boxes_and_loss, **options, timeout=_PATIENCE_S if self._away else None)
+                timeout = _PATIENCE_S if self._away else None
+                result = self._client.evaluate(predictions, targets, spec, **options, timeout=timeout)
             except (ServerUnavailableError, DeadlineExceededError, ServerBusyError) as error:
                 if not (self._away or isinstance(error, ServerUnavailableError)):
                     raise
@@ -205,7 +206,7 @@ class _Service:
             else:
                 self._return()
                 return result
-        return self._in_process().evaluate(*boxes_and_loss, **options)
+        return self._in_process(predictions.device).evaluate(predictions, targets, spec, **options)
 
     def _leave(self, error: BoxlossError) -> None:
         with self._lock:
@@ -220,10 +221,10 @@ class _Service:
                 self._away = False
             _log.info("%s answers again; losses are computed there", self._client.address)
 
-    def _in_process(self) -> Client:
+    def _in_process(self, device: torch.device) -> Client:
         with self._lock:
             if self._substitute is None:
-                self._substitute = embedded()
+                self._substitute = embedded(device=str(device) if device.type == "cuda" else "cpu")
                 weakref.finalize(self, self._substitute.close)
             self.computed_in_process += 1
             return self._substitute
