@@ -124,7 +124,7 @@ def test_a_reading_that_is_not_protobufs_is_found(trial: Trial, monkeypatch: pyt
 
 def test_capacity_that_is_not_given_back_is_found(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     capacity = trial._target.capacity
-    monkeypatch.setattr(capacity, "release", lambda pairs: None)
+    monkeypatch.setattr(capacity, "release", lambda pairs, patient: None)
     with pytest.raises(Finding, match="still counted as admitted"):
         trial.make(GOOD)
     capacity.pairs = capacity.requests = 0

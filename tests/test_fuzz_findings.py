@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from google.rpc.status_pb2 import Status
 
-from boxloss import BalancedL1, InvalidInputError
+from boxloss import BalancedL1, Focaler, InvalidInputError, IoU
 from boxloss.bulk import field
 from boxloss.v1 import loss_pb2, loss_service_pb2
 from boxloss.v1.array_pb2 import Array
@@ -137,6 +137,29 @@ def test_balanced_l1_is_not_steeper_than_numbers_hold(stub: LossServiceStub) -> 
     response = stub.Evaluate(request(losses=[steepest], predictions=far, prediction_gradients=True))
     for array in (response.results[0].loss, response.results[0].prediction_gradient):
         assert np.isfinite(np.frombuffer(array.data, "<f4")).all()
+
+
+def test_focalers_range_is_as_wide_as_numbers_tell(stub: LossServiceStub) -> None:
+    with pytest.raises(InvalidInputError, match="upper: 1e-09 is not above lower, 0, by 1e-06 or more"):
+        Focaler(IoU(), lower=0, upper=1e-9)
+    apart = Array(data=np.array([5, 5, 6, 6], "<f4").tobytes())
+    base = loss_pb2.Loss(iou=loss_pb2.Iou())
+    narrowest = loss_pb2.Loss(focaler=loss_pb2.Focaler(base=base, lower=0, upper=1e-6))
+    response = stub.Evaluate(request(losses=[narrowest], predictions=apart, prediction_gradients=True))
+    for array in (response.results[0].loss, response.results[0].prediction_gradient):
+        assert np.isfinite(np.frombuffer(array.data, "<f4")).all()
+
+
+def test_a_signalling_nan_is_refused_without_a_warning() -> None:
+    signalling = np.array([0x7FF0000000000001, 0, 0, 0], "<u8").tobytes()
+    good = request(predictions=None, losses=[loss_pb2.Loss(giou=loss_pb2.Giou())])
+    with ServerProcess() as server:
+        data = b"".join(field(1, b"".join(field(2, signalling)))) + good.SerializeToString()
+        code, message = refusal(server, data)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "predictions: row 0 is not finite" in message
+        server.stop()
+        assert "Warning" not in str(server.log)
 
 
 def test_arrays_are_found_in_nothing_but_requests() -> None:

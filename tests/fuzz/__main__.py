@@ -16,7 +16,7 @@ from random import SystemRandom
 from typing import Any
 
 _SHARES = {"structured": 0.03, "sockets": 0.05}
-"""Of all inputs; the rest is guided, in two halves."""
+"""Of all inputs; the rest is guided, in two halves, of which each has the other's inputs to start from."""
 
 
 def main() -> int:
@@ -29,10 +29,14 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     shares = [(kind, round(options.inputs * share)) for kind, share in _SHARES.items()]
     rest = options.inputs - sum(inputs for _, inputs in shares)
-    work = [("guided", rest - rest // 2), *shares, ("guided", rest // 2)]
+    work = [("guided", rest - rest // 2), ("guided", rest // 2), *shares]
     started = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as lanes:
-        reports = list(lanes.map(lambda job: _worker(job[0], job[1], options), work))
+        jobs = [
+            lanes.submit(_worker, kind, inputs, options.seed + place, options.output)
+            for place, (kind, inputs) in enumerate(work)
+        ]
+        reports = [job.result() for job in jobs]
     _tell([report for report in reports if report], time.monotonic() - started)
     return 0 if all(reports) else 1
 
@@ -47,9 +51,9 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _worker(kind: str, inputs: int, options: argparse.Namespace) -> dict[str, Any] | None:
+def _worker(kind: str, inputs: int, seed: int, output: Path) -> dict[str, Any] | None:
     """What a process with a share of the inputs tells; None where it has found something."""
-    arguments = [f"--kind={kind}", f"--inputs={inputs}", f"--seed={options.seed}", f"--output={options.output}"]
+    arguments = [f"--kind={kind}", f"--inputs={inputs}", f"--seed={seed}", f"--output={output}"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", *arguments],
         env=os.environ | {"BOXLOSS_COMPILE": "off", "OMP_NUM_THREADS": "1"},
@@ -62,7 +66,7 @@ def _worker(kind: str, inputs: int, options: argparse.Namespace) -> dict[str, An
             for line in (done.stdout + done.stderr).splitlines()
             if not line.startswith(("INFO:", "WARNING: Failed to find"))
         ]
-        print(f"{kind} found something, or failed ({done.returncode}):", *told, sep="\n", flush=True)
+        print(f"{' '.join(arguments)} found something, or failed ({done.returncode}):", *told, sep="\n", flush=True)
         return None
     report: dict[str, Any] = json.loads(done.stdout[done.stdout.rindex('{"inputs"') :].splitlines()[0])
     return report

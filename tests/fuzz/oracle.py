@@ -197,10 +197,7 @@ def _is_sane(request: EvaluateRequest) -> bool:
         and bool((_elements(request.weights, request.dtype) <= 1e3).all())
         and all(1e-3 <= side <= 1e6 for side in (request.image_size.width or 1, request.image_size.height or 1))
         and 0.01 <= (request.running_mean or 1) <= 1
-        and all(
-            bool((np.abs(_elements(boxes, request.dtype)) <= 1e6).all())
-            for boxes in (request.predictions, request.targets)
-        )
+        and all(_are_sane(boxes, request) for boxes in (request.predictions, request.targets))
     )
 
 
@@ -227,6 +224,19 @@ def _is_plain(loss: Loss) -> bool:
     return loss == type(loss)(**({"base": loss.base} if isinstance(loss, Modifier) else {})) and (
         not isinstance(loss, Modifier) or _is_plain(loss.base)
     )
+
+
+def _are_sane(boxes: array_pb2.Array, request: EvaluateRequest) -> bool:
+    numbers = _elements(boxes, request.dtype)
+    if not (np.abs(numbers) <= 1e6).all():
+        return False
+    rows = numbers.reshape(-1, _COLUMNS[request.box_format])
+    if request.box_format < 4:
+        return True
+    if request.box_format < 6:  # As Gaussians, boxes are divided by their squared sides.
+        return bool((rows[:, 2:4] >= 1e-6).all())
+    (x, y), (u, v) = (rows[:, 4:6] - rows[:, :2]).T, (rows[:, 6:] - rows[:, 2:4]).T
+    return bool((np.abs(x * v - y * u) >= 1e-6).all())
 
 
 def _are_tame(boxes: array_pb2.Array, request: EvaluateRequest) -> bool:

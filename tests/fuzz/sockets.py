@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -165,20 +164,16 @@ async def _connect(port: int, data: bytes) -> str:
 def _look_after(server: ServerProcess) -> None:
     """What the calls have left behind in the server."""
     deadline = time.monotonic() + SECONDS
-    while waiting := _waiting(server):
+    while waiting := server.total("boxloss_waiting_requests"):
         if time.monotonic() > deadline:
-            raise Finding(f"still counted as admitted: {waiting}")
+            raise Finding(f"{waiting:.0f} requests are still counted as admitted")
         time.sleep(0.05)
+    if pairs := server.total("boxloss_waiting_pairs"):
+        raise Finding(f"{pairs:.0f} pairs of no request are still counted as admitted")
     for line in server.log:
         # gRPC's own lines, about bytes that are no HTTP/2, are text.
         if line.get("level", "info") not in ("debug", "info") or "Traceback" in line.get("text", ""):
             raise Finding(f"the server logged {line}")
-
-
-def _waiting(server: ServerProcess) -> list[str]:
-    with urllib.request.urlopen(server.metrics_url) as page:
-        lines = page.read().decode().splitlines()
-    return [line for line in lines if line.startswith("boxloss_waiting") and not line.endswith(" 0.0")]
 
 
 def _memory(server: ServerProcess) -> int:

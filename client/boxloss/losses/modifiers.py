@@ -15,6 +15,9 @@ _ZERO_APART = (
     "the weight pushes pairs of little overlap apart."
 )
 
+_NARROWEST = 1e-6
+"""Range that IoUs may be stretched over: single precision still tells its ends apart."""
+
 
 class Modifier(Loss):
     """Base of the losses that modify another: what that needs and is defined for, they are."""
@@ -118,9 +121,12 @@ class Focaler(Modifier, PenaltyLoss):
 
     base: Loss = parameter(Base(summary="The loss that is changed."))
     lower: float = parameter(Number(summary="IoU that becomes 0.", minimum=0, below=1), default=0.0)
-    upper: float = parameter(Number(summary="IoU that becomes 1; above lower.", above=0, maximum=1), default=0.95)
+    upper: float = parameter(
+        Number(summary="IoU that becomes 1; above lower by 1e-6 or more.", above=0, maximum=1), default=0.95
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lower >= self.upper:
-            raise InvalidInputError([Violation("upper", f"{self.upper:g} is not above lower, {self.lower:g}")])
+        if self.upper - self.lower < _NARROWEST:
+            fault = f"{self.upper:g} is not above lower, {self.lower:g}, by {_NARROWEST:g} or more"
+            raise InvalidInputError([Violation("upper", fault)])

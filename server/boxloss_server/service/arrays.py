@@ -33,7 +33,8 @@ def read_numbers(
     if message.values:
         if data:
             faults.append(Violation(field, "has both data and values; send one of them"))
-        with np.errstate(over="ignore"):  # What overflows is infinite, and refused as such.
+        # What overflows is infinite, and refused as such; so is NaN, of which a signalling one would be warned about.
+        with np.errstate(over="ignore", invalid="ignore"):
             return np.array(message.values, np.float64).astype(reader.computed)
     if len(data) % reader.size:
         faults.append(
