@@ -25,6 +25,8 @@ from benchmarks.tables import Table, number
 from benchmarks.verification import verify
 from benchmarks.workload import Answer, Workload, frame
 
+from tests.shared_data import folder
+
 needs_h2load = pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load, of Debian's package nghttp2-client")
 
 GRPC = """\
@@ -224,6 +226,19 @@ def test_the_command_ends_everything_when_it_is_ended(tmp_path: Path) -> None:
     process.terminate()
     assert b"SIGTERM" in process.communicate(timeout=60)[1]
     assert not any(child.is_running() for child in children)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["quality", "--seeds=1"], "boxloss, --min-score 0.05"), (["scale", "--images=200"], "200 images, embedded")],
+    ids=["quality", "scale"],
+)
+def test_the_audit_is_measured(arguments: list[str], shown: str) -> None:
+    folder("")
+    command = [sys.executable, "-m", "benchmarks.audit", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    assert shown in ended.stdout
 
 
 def test_peers_compute_with_the_same_torch() -> None:

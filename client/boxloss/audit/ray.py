@@ -25,7 +25,7 @@ _BLOCK = 256
 _WINDOW = 64 * _BLOCK
 """Images that are under way at a time, which bounds the memory of all."""
 _STORE = 2**28
-"""Bytes of shared memory of a cluster on this machine. A window takes some 30 MiB; more goes to disk."""
+"""Bytes of shared memory of a cluster on this machine: a window of COCO takes 10 MiB, and what does not fit a disk."""
 _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 10.0
 
@@ -49,7 +49,7 @@ def audit_on_ray(
 
     Raises:
         InvalidInputError: the address is no HOST:PORT, or the process has called `ray.init` already.
-        ServerUnavailableError: no cluster answers there; or, once images are asked for, lets this process in.
+        ServerUnavailableError: no cluster answers there; or it does not let this process in, once images are asked for.
         BoxlossError: Ray is not installed, or was imported before in a way that does not suit the address.
         ServerError: while images are asked for: the cluster failed.
     """
