@@ -25,7 +25,7 @@ _BLOCK = 256
 _WINDOW = 64 * _BLOCK
 """Images that are under way at a time, which bounds the memory of all."""
 _STORE = 2**28
-"""Bytes of shared memory of a cluster on this machine: a window of COCO takes 10 MiB, and what does not fit a disk."""
+"""Bytes of shared memory of a cluster on this machine. A window of COCO takes 10 MiB; what is too much, a disk."""
 _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 10.0
 
