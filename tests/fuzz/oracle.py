@@ -233,10 +233,14 @@ def _are_sane(boxes: array_pb2.Array, request: EvaluateRequest) -> bool:
     rows = numbers.reshape(-1, _COLUMNS[request.box_format])
     if request.box_format < 4:
         return True
-    if request.box_format < 6:  # As Gaussians, boxes are divided by their squared sides.
+    if request.box_format < 6:  # Oriented boxes are computed with in units of their own sides.
         return bool((rows[:, 2:4] >= 1e-6).all())
-    (x, y), (u, v) = (rows[:, 4:6] - rows[:, :2]).T, (rows[:, 6:] - rows[:, 2:4]).T
-    return bool((np.abs(x * v - y * u) >= 1e-6).all())
+    corners = rows.reshape(-1, 4, 2)
+    edges = np.abs(corners - np.roll(corners, 1, axis=1)).max(axis=2)
+    x, y = np.moveaxis(corners[:, 2:] - corners[:, :2], 2, 0)
+    return bool(
+        ((edges == 0) | (edges >= 1e-6)).all() and (np.abs(x[:, 0] * y[:, 1] - y[:, 0] * x[:, 1]) >= 1e-6).all()
+    )
 
 
 def _are_tame(boxes: array_pb2.Array, request: EvaluateRequest) -> bool:
