@@ -18,10 +18,11 @@ from boxloss import wire
 from boxloss.losses import CIoU, Loss
 from boxloss.losses.modifiers import Modifier
 from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss.v1.audit_service_pb2 import AuditRequest, AuditResponse
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, PairwiseIouRequest
 from boxloss_server.service.bulk import reader
 from tests.fuzz.strategies import METHODS, Call
-from tests.fuzz.target import LOSS_SERVICE, Outcome
+from tests.fuzz.target import AUDIT_SERVICE, LOSS_SERVICE, Outcome
 
 SECONDS = 10.0
 """What takes longer hangs: the largest input here is computed in a hundredth, on a machine that others use, too."""
@@ -60,12 +61,15 @@ class Finding(AssertionError):  # noqa: N818 - It is a discovery.
 def judge(call: Call, outcome: Outcome) -> None:
     """Raises `Finding` where a call ended in a way that the contract does not know."""
     method, messages = call
-    ours = method.startswith(LOSS_SERVICE)
+    ours = method.startswith("/boxloss.")
     _must(outcome.code.name in (_CODES if ours else _CODES_OF_HEALTH), f"{outcome.code.name}: {outcome.message}")
     _must(outcome.seconds < SECONDS, f"took {outcome.seconds:.1f} s")
     if ours and outcome.code is not grpc.StatusCode.OK:
         _judge_error(outcome)
     if not ours:
+        return
+    if method.startswith(AUDIT_SERVICE):
+        _judge_audit(messages, outcome)
         return
     for message in messages:
         compare_readers(METHODS[method], message)
@@ -116,6 +120,26 @@ def _judge_error(outcome: Outcome) -> None:
     _must(info.domain == "boxloss", "the error has no ErrorInfo")
     if outcome.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
         _must(len(request.field_violations) > 0, "the error names no field")
+
+
+def _judge_audit(messages: list[bytes], outcome: Outcome) -> None:
+    """Findings of each image, and in the end a summary of all."""
+    answers = [AuditResponse.FromString(answer) for answer in outcome.answers]
+    images = len(answers)
+    if outcome.code is grpc.StatusCode.OK:
+        images = max(len(messages) - 1, 0)
+        _must(
+            [answer.WhichOneof("content") for answer in answers] == ["image"] * images + ["summary"],
+            "answers are missing",
+        )
+        _must(answers[-1].summary.image_count == images, "the summary counts other images")
+    for message, answer in zip(messages[1:], answers[:images], strict=False):
+        asked = AuditRequest.FromString(message).image
+        _must(answer.image.image_id == asked.id, "findings of another image")
+        for finding in answer.image.findings:
+            _must(0 <= finding.score <= 1, f"a score of {finding.score}")
+            _must(len(finding.box) == 4 and all(map(math.isfinite, finding.box)), f"a box {finding.box}")
+            _must(not finding.HasField("label") or 0 <= finding.label < len(asked.labels.classes), "no such label")
 
 
 def _judge_answer(request: Message, answer: bytes) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from boxloss.audit.image import Image, Labels, Predictions
+from boxloss.audit.wire import image_to_message
 from boxloss.losses import GWD, KLD, CIoU, GIoU, ProbIoU
 from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss.v1.audit_service_pb2 import AuditRequest, AuditRules
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, PairwiseIouRequest
 from boxloss.wire import loss_to_message
 from tests.catalogue import LOSSES
@@ -19,7 +22,7 @@ from tests.fuzz.wire import LENGTH, Field
 CORPUS = Path(__file__).parent / "corpus"
 """The cases that were found: for each an input that once did harm."""
 
-_EVALUATE, _STREAM, _MATRIX, _LIST, _HEALTH, _REFLECTION = METHODS
+_EVALUATE, _STREAM, _MATRIX, _LIST, _HEALTH, _REFLECTION, _AUDIT = METHODS
 _SQUARES = np.array([[0, 0, 4, 4], [1, 1, 3, 3]])
 _OTHERS = np.array([[1, 2, 5, 8], [1, 1, 3, 4]])
 _QUADS = np.array([[0, 0, 4, 0, 4, 4, 0, 4], [1, 1, 3, 1, 3, 3, 1, 3]])
@@ -51,6 +54,7 @@ def seeds() -> Iterator[Call]:
     for request in (crowded, _request(invalid_boxes=loss_service_pb2.INVALID_BOXES_MASK, target_gradients=True)):
         yield _EVALUATE, [request.SerializeToString()]
         yield _STREAM, [Field(1, LENGTH, request.SerializeToString()).encoded()] * 3
+    yield _AUDIT, [AuditRequest(rules=AuditRules()).SerializeToString(), *[_audited().SerializeToString()] * 2]
     yield _LIST, [b""]
     for service in (b"", b"boxloss.v1.LossService", b"another"):
         yield _HEALTH, [Field(1, LENGTH, service).encoded()]
@@ -82,6 +86,17 @@ def _request(**changes: object) -> EvaluateRequest:
         "running_mean": 0.5,
     }
     return EvaluateRequest(**(fields | changes))  # type: ignore[arg-type]
+
+
+def _audited() -> AuditRequest:
+    image = Image(
+        "7",
+        Labels(_SQUARES, ["cat", "dog"], [0, "a"], np.array([False, True])),
+        Predictions(_OTHERS, ["cat", "cat"], np.array([0.9, 0.4])),
+        10,
+        8,
+    )
+    return AuditRequest(image=image_to_message(image))
 
 
 def _array(numbers: np.ndarray, dtype: int = 0) -> array_pb2.Array:

@@ -19,9 +19,9 @@ from boxloss.losses import CATALOGUE, Loss
 from boxloss.losses.loss import PenaltyLoss
 from boxloss.losses.modifiers import Modifier
 from boxloss.parameters import Choice, Integer, Number, Switch
-from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss.v1 import array_pb2, audit_service_pb2, loss_service_pb2
 from boxloss.wire import loss_to_message
-from tests.fuzz.target import LOSS_SERVICE
+from tests.fuzz.target import AUDIT_SERVICE, LOSS_SERVICE
 from tests.fuzz.wire import FIXED32, FIXED64, LENGTH, VARINT, Field, varint
 
 Call: TypeAlias = tuple[str, list[bytes]]
@@ -34,10 +34,11 @@ METHODS: dict[str, type[Message]] = {
     f"{LOSS_SERVICE}/ListLosses": loss_service_pb2.ListLossesRequest,
     "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest,
+    f"{AUDIT_SERVICE}/Audit": audit_service_pb2.AuditRequest,
 }
 """What each method takes."""
 
-STREAMS = {method for method in METHODS if method.endswith(("EvaluateStream", "ServerReflectionInfo"))}
+STREAMS = {method for method in METHODS if method.endswith(("EvaluateStream", "ServerReflectionInfo", "Audit"))}
 
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e-38, 1e-300, 5e-324, 1e15, 1.1e15, 1e38, 1e150, 1e200, 1.7e308]
 NUMBERS += [-number for number in NUMBERS] + [math.nan, math.inf, -math.inf]
@@ -51,13 +52,48 @@ _DEPTH = 6
 
 def calls() -> st.SearchStrategy[Call]:
     """Calls of every method: valid ones, nearly valid ones, and any fields that the contract has."""
-    return st.one_of([_calls_of(method, messages_of(method)) for method in METHODS] + [streams_of_any()])
+    return st.one_of([_calls_of(method, messages_of(method)) for method in METHODS] + [streams_of_any(), audits()])
 
 
 def streams_of_any() -> st.SearchStrategy[Call]:
     """Evaluation streams that are mostly valid."""
     message = evaluations().map(lambda request: Field(1, LENGTH, request.SerializeToString()).encoded())
     return st.tuples(st.just(f"{LOSS_SERVICE}/EvaluateStream"), st.lists(message, max_size=6))
+
+
+@st.composite
+def audits(draw: st.DrawFn) -> Call:
+    """Audits that are mostly valid."""
+    rules = audit_service_pb2.AuditRules(
+        matching=draw(st.sampled_from([0, 1, 2])),  # type: ignore[arg-type]
+        min_iou=draw(st.sampled_from([0.1, 0.5, 1.0])),
+        min_score=draw(st.sampled_from([0.0, 0.3, 1.0])),
+    )
+    messages = [audit_service_pb2.AuditRequest(rules=rules).SerializeToString()]
+    asked = [audit_service_pb2.AuditRequest(image=draw(images(number))) for number in range(draw(st.integers(0, 5)))]
+    messages += [each.SerializeToString() for each in asked]
+    if draw(st.booleans()):
+        messages.insert(draw(st.integers(0, len(messages))), draw(messages_of(f"{AUDIT_SERVICE}/Audit")))
+    return f"{AUDIT_SERVICE}/Audit", messages
+
+
+@st.composite
+def images(draw: st.DrawFn, number: int) -> audit_service_pb2.AuditImage:
+    """Images whose parts fit, with boxes that are valid or nearly so."""
+    image = audit_service_pb2.AuditImage(class_names=["cat", "dog"])
+    image.id.number = number
+    coordinates = st.one_of(st.integers(0, 20).map(float), st.sampled_from(NUMBERS))
+    for part in (image.labels, image.predictions) if draw(st.booleans()) else (image.labels,):
+        count = draw(st.integers(0, 6))
+        part.boxes.values.extend(draw(st.lists(coordinates, min_size=4 * count, max_size=4 * count)))
+        part.classes.extend(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
+        if isinstance(part, audit_service_pb2.AuditPredictions):
+            part.scores.values.extend(draw(st.lists(st.floats(0, 1), min_size=count, max_size=count)))
+        else:
+            part.crowd.extend(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    if draw(st.booleans()):
+        image.size.width, image.size.height = draw(coordinates), draw(coordinates)
+    return image
 
 
 def messages_of(method: str) -> st.SearchStrategy[bytes]:

@@ -24,6 +24,7 @@ from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import Engine, Kernels
 from boxloss_server.service import bulk
 from boxloss_server.service.access import Access
+from boxloss_server.service.audits import AuditServicer
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
@@ -32,6 +33,7 @@ from boxloss_server.service.servicer import LossServicer
 from boxloss_server.service.streams import Streams
 
 LOSS_SERVICE = "/boxloss.v1.LossService"
+AUDIT_SERVICE = "/boxloss.v1.AuditService"
 LIMITS = Limits(message_bytes=2**20, request_pairs=2**10)
 """Small: what is over them is as easily found as what is within."""
 
@@ -80,9 +82,12 @@ class Target:
         )
         metrics.watch(self.capacity, self._batcher, device)
         access = Access(None, certified=False, by_address=False)
-        servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access, Streams())
+        streams = Streams()
+        servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access, streams)
+        audits = AuditServicer(self._batcher, LIMITS, metrics, access, streams)
         methods: Any = Methods(metrics, access)
         methods.add_registered_method_handlers(LOSS_SERVICE[1:], servicer.handlers)
+        methods.add_registered_method_handlers(AUDIT_SERVICE[1:], audits.handlers)
         health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(health, methods)
         reflected = reflection.aio.ReflectionServicer((LOSS_SERVICE[1:], SERVICE_NAME, reflection.SERVICE_NAME))

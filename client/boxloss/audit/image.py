@@ -15,6 +15,9 @@ from boxloss.errors import InvalidInputError, Violation
 Id: TypeAlias = str | int
 Flags: TypeAlias = NDArray[np.bool_]
 
+_LARGEST = 1e15
+"""Coordinates beyond could not be computed with."""
+
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -128,9 +131,9 @@ class Image:
 
 def _boxes(value: Any, name: str) -> Array:
     boxes = boxes_of(value, name, 4).astype(np.float64, copy=False)
-    if len(rows := np.flatnonzero(~np.isfinite(boxes).all(axis=1))):
+    if len(rows := np.flatnonzero(~(np.abs(boxes) <= _LARGEST).all(axis=1))):
         raise InvalidInputError(
-            [Violation(name, f"has a number in row {rows[0]} that is not finite; leave such boxes out")]
+            [Violation(name, f"has a number in row {rows[0]} that is not finite, or beyond 1e15; leave such boxes out")]
         )
     return boxes
 

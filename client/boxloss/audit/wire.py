@@ -24,6 +24,7 @@ _KINDS: dict[Any, Any] = {
 }
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 _MOST_WORST = 10_000
+_LARGEST_IMAGE = 1e15
 
 
 def rules_to_message(rules: Rules, worst: int) -> audit_service_pb2.AuditRules:
@@ -96,7 +97,7 @@ def image_from_message(message: audit_service_pb2.AuditImage) -> Image:
     width = height = None
     if message.HasField("size"):
         width, height = message.size.width, message.size.height
-        if not (0 < width < np.inf and 0 < height < np.inf):
+        if not (0 < width <= _LARGEST_IMAGE and 0 < height <= _LARGEST_IMAGE):
             raise InvalidInputError([Violation("size", f"is {width:g} x {height:g}; give width and height above 0")])
     sent = message.labels
     labels = Labels(
