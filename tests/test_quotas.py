@@ -134,8 +134,8 @@ async def test_a_client_that_owes_is_not_forgotten() -> None:
 async def test_a_client_that_waits_is_not_forgotten() -> None:
     rationed = Rationed(waiting_pairs=300)
     rationed.room.work.gate.clear()
-    waiting = asyncio.create_task(rationed.submit("waiting", pairs=200))
-    await rationed.room.until_waiting(200)
+    waiting = asyncio.create_task(rationed.submit("waiting", pairs=300))
+    await rationed.room.until_waiting(300)
     for number in range(10_000):
         rationed.quotas._account(f"client {number}")
     with pytest.raises(QuotaExceededError):
