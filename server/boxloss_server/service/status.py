@@ -29,6 +29,10 @@ _ROOM = 2048
 are over 8 KiB."""
 
 
+_WAY = 0.05
+"""Seconds. A caller's clock started before the server's did: at its deadline it cancels so much earlier at most."""
+
+
 class Status(NamedTuple):
     """What a failed call answers."""
 
@@ -62,7 +66,7 @@ def status_of(error: BoxlossError) -> Status:
 def cancellation(context: Context) -> str:
     """The code of a call that was cancelled: by its caller, or by its deadline."""
     remaining = context.time_remaining()
-    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+    return "CANCELLED" if remaining is None or remaining > _WAY else "DEADLINE_EXCEEDED"
 
 
 def _fitting(error: InputError) -> InputError:
