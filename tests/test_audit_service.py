@@ -14,10 +14,10 @@ import boxloss
 from boxloss.audit.audit import audit
 from boxloss.audit.image import Image, Labels, Predictions
 from boxloss.audit.rules import Rules
-from boxloss.audit.summary import Summary
 from boxloss.audit.wire import image_to_message
 from boxloss.v1.audit_service_pb2 import AuditImage, AuditRequest, AuditRules
 from boxloss.v1.audit_service_pb2_grpc import AuditServiceStub
+from tests.audits import assert_same
 from tests.servers import ServerProcess, free_port
 
 
@@ -32,21 +32,6 @@ def some_images(number: int, boxes: int = 20) -> Iterator[Image]:
         labels = Labels(placed[:drawn], names[:drawn], crowd=rng.random(drawn) < 0.1)
         found = Predictions(placed[drawn:], names[drawn:], rng.random(drawn))
         yield Image(f"image {seed}" if seed % 2 else seed, labels, None if seed % 5 == 4 else found, 460, 450)
-
-
-def assert_same(actual: Summary, expected: Summary) -> None:
-    np.testing.assert_array_equal(actual.iou_histogram, expected.iou_histogram)
-    for name in (
-        "images",
-        "labels",
-        "predictions",
-        "findings",
-        "classes",
-        "confusion",
-        "worst_images",
-        "worst_findings",
-    ):
-        assert getattr(actual, name) == getattr(expected, name), name
 
 
 @pytest.mark.parametrize("rules", [Rules(), Rules("optimal", 0.4, 0.05)], ids=["greedy", "optimal"])

@@ -22,6 +22,7 @@ from boxloss.audit.wire import (
 )
 from boxloss.errors import InvalidInputError, UnsupportedError
 from boxloss.v1.audit_service_pb2 import AuditImage, AuditRules
+from tests.audits import assert_same
 
 
 def some_image(seed: int, image_id: str | int) -> Image:
@@ -67,19 +68,7 @@ def test_findings_and_the_summary_come_back_as_they_went() -> None:
         assert audit_from_message(audit_to_message(audited)) == audited
     assert len(kinds) >= 4
     summary = tally.summary()
-    back = summary_from_message(summary_to_message(summary))
-    np.testing.assert_array_equal(back.iou_histogram, summary.iou_histogram)
-    for name in (
-        "images",
-        "labels",
-        "predictions",
-        "findings",
-        "classes",
-        "confusion",
-        "worst_images",
-        "worst_findings",
-    ):
-        assert getattr(back, name) == getattr(summary, name), name
+    assert_same(summary_from_message(summary_to_message(summary)), summary)
 
 
 def test_rules_come_back_as_they_went_and_have_defaults() -> None:
