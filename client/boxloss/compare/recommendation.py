@@ -60,6 +60,8 @@ class Recommendation(NamedTuple):
 def recommend(facts: Facts, losses: Mapping[str, Judged]) -> Recommendation:
     """Chooses a loss: what has a fault is left out, the descent chooses, and of equals the one most like the IoU.
 
+    Losses are equal whose mean IoU is within `EQUAL` of the best, on average over the descent and at its end.
+
     Args:
         facts: of the pairs.
         losses: by name; where all else is equal, the first is taken.
@@ -84,20 +86,25 @@ def recommend(facts: Facts, losses: Mapping[str, Judged]) -> Recommendation:
         return Recommendation(None, (*reasons, "None is left; compare others."), remarks)
     way = {name: each.descent.on_the_way for name, each in left.items()}
     best, worst = max(way, key=lambda name: way[name]), min(way, key=lambda name: way[name])
-    equals = [name for name in left if way[name] >= way[best] - EQUAL]
+    near = [name for name in left if way[name] >= way[best] - EQUAL]
+    end = max(left[name].descent.end for name in near)
+    equals = [name for name in near if left[name].descent.end >= end - EQUAL]
     chosen = max(equals, key=lambda name: np.nan_to_num(left[name].like_iou, nan=-2))
     descent = left[best].descent
     reasons.append(
         f"Of the {len(left)} left, {best} brings the boxes closest soonest: over {STEPS} steps of descent, from a mean "
-        f"IoU of {descent.path[0]:.3f}, it has {descent.on_the_way:.3f} on average and {descent.end:.3f} at the end. "
-        f"{worst} has {way[worst]:.3f} on average."
+        f"IoU of {descent.path[0]:.3f}, it has {descent.on_the_way:.3f} on average and {descent.end:.3f} at the end; "
+        f"{worst} is last, with {way[worst]:.3f} on average."
     )
     if len(equals) > 1:
         how_many = "The choice matters little: all" if len(equals) == len(left) else f"{len(equals)}"
         reasons.append(
-            f"{how_many} lie within {EQUAL:g} of that and count as equal ({', '.join(equals)}); of these, {chosen} "
-            "orders the pairs most as the IoU does, by which detectors are judged."
+            f"{how_many} lie within {EQUAL:g} of the best, on average and at the end, and count as equal: "
+            f"{', '.join(equals)}. Of these, {chosen} orders the pairs most as the IoU does, by which detectors are "
+            "judged."
         )
+    elif chosen != best:
+        reasons.append(f"{chosen} is within {EQUAL:g} of that, and ends higher, at {end:.3f}.")
     return Recommendation(chosen, tuple(reasons), remarks)
 
 
