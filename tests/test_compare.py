@@ -408,6 +408,7 @@ def test_a_loss_with_a_fault_is_left_out(fault: dict[str, float], reason: str) -
     found = advise(bad=measured(0.9, **fault), good=measured(0.7))
     assert found.loss == "good"
     assert reason in found.reasons
+    assert found.reasons[-1].startswith("good is left: over 30 steps")
     assert advise(bad=measured(0.9, flat=0.05, against=0.05, spread=5), good=measured(0.7)).loss == "bad"
 
 

@@ -91,10 +91,11 @@ def recommend(facts: Facts, losses: Mapping[str, Judged]) -> Recommendation:
     equals = [name for name in near if left[name].descent.end >= end - EQUAL]
     chosen = max(equals, key=lambda name: np.nan_to_num(left[name].like_iou, nan=-2))
     descent = left[best].descent
+    first = f"Of the {len(left)} left, {best} brings the boxes closest soonest" if len(left) > 1 else f"{best} is left"
+    last = f"; {worst} is last, with {way[worst]:.3f} on average" if len(left) > 1 else ""
     reasons.append(
-        f"Of the {len(left)} left, {best} brings the boxes closest soonest: over {STEPS} steps of descent, from a mean "
-        f"IoU of {descent.path[0]:.3f}, it has {descent.on_the_way:.3f} on average and {descent.end:.3f} at the end; "
-        f"{worst} is last, with {way[worst]:.3f} on average."
+        f"{first}: over {STEPS} steps of descent, from a mean IoU of {descent.path[0]:.3f}, it has "
+        f"{descent.on_the_way:.3f} on average and {descent.end:.3f} at the end{last}."
     )
     if len(equals) > 1:
         how_many = "The choice matters little: all" if len(equals) == len(left) else f"{len(equals)}"
