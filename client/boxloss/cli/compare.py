@@ -121,23 +121,23 @@ def compare(
 
     if picture:  # Whoever lacks its package is told before the work.
         from boxloss.compare.picture import draw
+    unused = {
+        "--images": images,
+        "--labels-format": labels_format,
+        "--predictions-format": predictions_format,
+        "--labels-names": labels_names,
+        "--predictions-names": predictions_names,
+        "--labels-relative": labels_relative,
+        "--predictions-relative": predictions_relative,
+        "--min-score": min_score,
+    }
+    for name in (name for name, value in unused.items() if value and matching == "rows"):
+        raise fault(name, "does not go with --matching rows, which compares two lists of boxes; leave it out")
     credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
     problems: list[Problem] = []
     notes: list[str] = []
     with connected(address, device, timeout, credentials) as client, _Steps(quiet=False) as steps:
         if matching == "rows":
-            unused = {
-                "--images": images,
-                "--labels-format": labels_format,
-                "--predictions-format": predictions_format,
-                "--labels-names": labels_names,
-                "--predictions-names": predictions_names,
-                "--labels-relative": labels_relative,
-                "--predictions-relative": predictions_relative,
-                "--min-score": min_score,
-            }
-            for name in (name for name, value in unused.items() if value):
-                raise fault(name, "does not go with --matching rows, which compares two lists of boxes; leave it out")
             pairs, invalid = _rows(client, _listed(predictions, predictions_layout), _listed(labels, labels_layout))
             notes += invalid
         else:

@@ -13,7 +13,6 @@ from boxloss.compare.comparison import Comparison
 from boxloss.compare.slopes import DONE, FLAT
 
 _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C8C8C8"
-_BINS = 12
 _POINTS = 3000
 """Most of a loss in a scatter plot."""
 
