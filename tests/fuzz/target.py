@@ -85,7 +85,9 @@ class Target:
         streams = Streams()
         servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access, streams)
         audits = AuditServicer(self._batcher, LIMITS, metrics, access, streams)
-        methods: Any = Methods(metrics, access)
+        methods: Any = Methods(
+            metrics, access, self._batcher, [f"{LOSS_SERVICE}/{name}" for name in ("Evaluate", "PairwiseIou")]
+        )
         methods.add_registered_method_handlers(LOSS_SERVICE[1:], servicer.handlers)
         methods.add_registered_method_handlers(AUDIT_SERVICE[1:], audits.handlers)
         health = Health()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _AUDIT_SERVICE = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
+_COMPUTING = f"/{_SERVICE}/Evaluate", f"/{_SERVICE}/PairwiseIou"
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
 _FOR_EVER = 2**31 - 1
@@ -120,7 +121,8 @@ class Server:
         losses = LossServicer(rationed, limits, self.device, self._metrics, access, self._streams, self._tracing)
         audits = AuditServicer(rationed, limits, self._metrics, access, self._streams)
         self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
-        methods: Any = Methods(self._metrics, access, self._tracing)  # Takes services as a server does.
+        # Takes services as a server does.
+        methods: Any = Methods(self._metrics, access, self._batcher, _COMPUTING, self._tracing)
         methods.add_registered_method_handlers(_SERVICE, losses.handlers)
         methods.add_registered_method_handlers(_AUDIT_SERVICE, audits.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
