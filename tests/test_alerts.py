@@ -210,4 +210,4 @@ async def until_firing(prometheus: Prometheus, alerts: set[str]) -> None:
 
 
 async def until_clear(prometheus: Prometheus, alerts: set[str]) -> None:
-    await asyncio.to_thread(wait_until, lambda: not alerts & prometheus.names_firing(), f"{alerts} are clear", 90)
+    await asyncio.to_thread(wait_until, lambda: prometheus.is_clear(alerts), f"{alerts} are clear", 90)
