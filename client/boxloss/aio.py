@@ -282,9 +282,7 @@ class AsyncClient(Connection):
                 timeout = max(deadline - time.monotonic(), 0)
                 answer = await getattr(transport.stub, method)(request, timeout=timeout, metadata=headers)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not (task and task.cancelling()):  # Not the caller's own wish: closing the channel does so too.
-                    transport.check_open()
+                transport.check_cancelled(asyncio.current_task())
                 raise
             except grpc.RpcError as error:
                 raise transport.translated(error, method, names) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from asyncio import Queue
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, Generic
 
 import grpc
@@ -12,7 +14,7 @@ from tenacity import AsyncRetrying
 
 from boxloss.errors import BoxlossError, RequestTooLargeError, ServerUnavailableError
 from boxloss.retry import policy
-from boxloss.stream_exchange import Item, Result, StreamExchange
+from boxloss.stream_exchange import PATIENCE, Item, Result, StreamExchange
 from boxloss.stub import read_answer
 from boxloss.transport import Transport
 
@@ -66,6 +68,8 @@ class Stream(Generic[Item, Result]):
                         break
                     if (result := exchange.answer(await self._retrying(self._read))) is not None:
                         yield result
+                if self._call:
+                    await self._call.finish()
                 if exchange.fault:
                     raise exchange.fault
             finally:
@@ -81,6 +85,8 @@ class Stream(Generic[Item, Result]):
         """The next answer, by a new call where there is none."""
         if not self._call:
             self._call = _StreamCall(self._transport, self._method, self._exchange.unanswered, self._deadline)
+        if self._exchange.ended:
+            self._call.end()
         try:
             return await self._call.read()
         except BoxlossError as error:
@@ -110,6 +116,7 @@ class _StreamCall:
         self._transport = transport
         self._method = method
         self._outbox: Queue[bytes | None] = Queue()
+        self._ended = False
         self.write(messages)
         self._span = transport.tracing.Span(method) if transport.tracing else None
         headers = self._span.headers if self._span else None
@@ -120,9 +127,15 @@ class _StreamCall:
         for message in messages:
             self._outbox.put_nowait(message)
 
+    def end(self) -> None:
+        """Tells the server that no more messages come."""
+        if not self._ended:
+            self._ended = True
+            self._outbox.put_nowait(None)
+
     async def read(self) -> Any:
         try:
-            answer = await self._call.read()
+            answer = await self._receive()
         except grpc.RpcError as error:
             raise self._transport.translated(error, self._method) from None
         if not isinstance(answer, bytes):  # End of the stream.
@@ -130,11 +143,28 @@ class _StreamCall:
         self._transport.trouble = None
         return read_answer(self._method, answer)
 
+    async def finish(self) -> None:
+        """Waits for the status, which comes with the last answer: the server counts a call by how it ends."""
+        self.end()
+        with suppress(grpc.RpcError, BoxlossError, TimeoutError):  # All is answered.
+            async with asyncio.timeout(PATIENCE):
+                for _ in range(2):  # The summary of an audit, at most, and the status.
+                    await self._receive()
+
     def close(self, error: BoxlossError | None = None) -> None:
+        """Cancels what is left of it."""
         if self._span:
             self._span.end(error)
-        self._outbox.put_nowait(None)
         self._call.cancel()
+        self.end()
+
+    async def _receive(self) -> Any:
+        """The next bytes, or what gRPC has for the end."""
+        try:
+            return await self._call.read()
+        except asyncio.CancelledError:
+            self._transport.check_cancelled(asyncio.current_task())
+            raise
 
     async def _messages(self) -> AsyncIterator[bytes]:
         while (message := await self._outbox.get()) is not None:

@@ -18,6 +18,9 @@ from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateStreamRequest
 from boxloss.words import Reduction
 
+PATIENCE = 2.0
+"""Seconds that a call's status may take after its last answer. It comes right with it, unless the server hangs."""
+
 Item = TypeVar("Item")
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")

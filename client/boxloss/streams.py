@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from itertools import islice
 from queue import SimpleQueue
+from threading import Timer
 from typing import Any, Generic
 
 import grpc
@@ -12,7 +15,7 @@ from tenacity import Retrying
 
 from boxloss.errors import BoxlossError, RequestTooLargeError, ServerUnavailableError
 from boxloss.retry import policy
-from boxloss.stream_exchange import Item, Result, StreamExchange
+from boxloss.stream_exchange import PATIENCE, Item, Result, StreamExchange
 from boxloss.stub import read_answer
 from boxloss.transport import Transport
 
@@ -66,6 +69,8 @@ class Stream(Generic[Item, Result]):
                         break
                     if (result := exchange.answer(self._retrying(self._read))) is not None:
                         yield result
+                if self._call:
+                    self._call.finish()
                 if exchange.fault:
                     raise exchange.fault
             finally:
@@ -81,6 +86,8 @@ class Stream(Generic[Item, Result]):
         """The next answer, by a new call where there is none."""
         if not self._call:
             self._call = _StreamCall(self._transport, self._method, self._exchange.unanswered, self._deadline)
+        if self._exchange.ended:
+            self._call.end()
         try:
             return self._call.read()
         except BoxlossError as error:
@@ -110,6 +117,7 @@ class _StreamCall:
         self._transport = transport
         self._method = method
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._ended = False
         self.write(messages)
         self._span = transport.tracing.Span(method) if transport.tracing else None
         headers = self._span.headers if self._span else None
@@ -119,6 +127,12 @@ class _StreamCall:
     def write(self, messages: list[bytes]) -> None:
         for message in messages:
             self._outbox.put(message)
+
+    def end(self) -> None:
+        """Tells the server that no more messages come."""
+        if not self._ended:
+            self._ended = True
+            self._outbox.put(None)
 
     def read(self) -> Any:
         try:
@@ -130,8 +144,21 @@ class _StreamCall:
         self._transport.trouble = None
         return read_answer(self._method, answer)
 
+    def finish(self) -> None:
+        """Waits for the status, which comes with the last answer: the server counts a call by how it ends."""
+        self.end()
+        hanging = Timer(PATIENCE, self._call.cancel)
+        hanging.start()
+        try:
+            with suppress(grpc.RpcError):  # All is answered.
+                for _ in islice(self._call, 2):  # The summary of an audit, at most, and the status.
+                    pass
+        finally:
+            hanging.cancel()
+
     def close(self, error: BoxlossError | None = None) -> None:
+        """Cancels what is left of it."""
         if self._span:
             self._span.end(error)
-        self._outbox.put(None)
         self._call.cancel()
+        self.end()

@@ -24,6 +24,8 @@ from boxloss.status import error_of
 from boxloss.stub import Stub
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from boxloss.metrics import ClientMetrics
 
 _UNWATCHED: AbstractContextManager[Any] = nullcontext()
@@ -75,6 +77,11 @@ class Transport:
         """Raises where the client has been closed."""
         if self.closed:
             raise BoxlossError("this client is closed; create another")
+
+    def check_cancelled(self, task: Task[Any] | None) -> None:
+        """Raises where a call was cancelled because the client has been closed, and not because its task has."""
+        if not (task and task.cancelling()):
+            self.check_open()
 
     def translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         """The boxloss error that a failed call stands for, with the caller's names for its fields."""
