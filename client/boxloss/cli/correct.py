@@ -93,7 +93,8 @@ def correct(
         left_out = 0
         match form:
             case "coco":
-                write_coco(results, output, known.categories)
+                original = known.path if known.format == "coco" else None
+                write_coco(results, output, known.categories, original)
             case "cvat":
                 write_cvat(results, output)
             case "labelstudio":
