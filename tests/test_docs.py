@@ -85,7 +85,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_every_fault_names_tests_that_exist() -> None:
     tests = {
         name
-        for path in Path(__file__).parent.glob("test_*.py")
+        for path in Path(__file__).parent.rglob("test_*.py")
         for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))
     }
     rows = re.findall(r"^\|.*\|$", (DOCS / "reliability.md").read_text(encoding="utf-8"), re.MULTILINE)
