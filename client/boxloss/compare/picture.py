@@ -84,9 +84,10 @@ def _correlations(axes: Axes, comparison: Comparison) -> None:
         for column, value in enumerate(values):
             if not np.isnan(value):
                 color = "white" if value < 0.6 else "black"
-                axes.text(
+                written = axes.text(
                     column, row, f"{value:.2f}".replace("0.", "."), ha="center", va="center", color=color, fontsize=7
                 )
+                written.set_in_layout(False)  # It lies within; to measure hundreds takes seconds.
     axes.set_title("How far they agree which pairs are worse: Spearman's rank correlation")
     axes.figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
 
