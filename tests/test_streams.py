@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from itertools import repeat
 from typing import Any, TypeAlias
@@ -161,20 +162,20 @@ async def test_an_asyncio_stream_that_the_caller_abandons_is_cancelled(batches: 
 
 
 class LateServer(HostileServer):
-    """Answers a stream when its input has ended."""
+    """Answers a stream when its input has ended, and ends it half a second later, or never."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answers |= GOOD
-        self.ends = True
-        self.cancelled = threading.Event()
+        self.patience: float | None = 0.5
+        self.cancelled: bool | None = None
 
     def _stream(self, requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        over = threading.Event()
+        context.add_callback(over.set)
         for _ in list(requests):
             yield self._answer("EvaluateStream", context)
-        if not self.ends:
-            context.add_callback(self.cancelled.set)
-            self.cancelled.wait()
+        self.cancelled = over.wait(self.patience)
 
 
 @pytest.fixture
@@ -184,20 +185,37 @@ def late() -> Iterator[LateServer]:
     server.stop()
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["ends", "hangs"])
-async def test_a_server_is_told_of_the_end_before_it_answers_and_waited_for_a_little_afterwards(
-    late: LateServer, ends: bool
-) -> None:
-    late.ends = ends
+@pytest.fixture(params=["blocking", "asyncio"])
+def read_late(request: pytest.FixtureRequest, late: LateServer) -> Callable[[], int]:
+    """Reads a stream of the late server to its end; returns the number of results."""
     given = [(A * 2, B * 2)] * 3
 
-    def ask() -> int:
+    def blocking() -> int:
         with boxloss.Client(late.address) as client:
             return len(list(client.evaluate_stream(given, CIoU(), gradients=True)))
 
-    assert await asyncio.to_thread(ask) == 3
-    async with boxloss.AsyncClient(late.address) as connected:
-        assert len([result async for result in connected.evaluate_stream(given, CIoU(), gradients=True)]) == 3
+    async def with_asyncio() -> int:
+        async with boxloss.AsyncClient(late.address) as client:
+            return len([result async for result in client.evaluate_stream(given, CIoU(), gradients=True)])
+
+    return blocking if request.param == "blocking" else lambda: asyncio.run(with_asyncio())
+
+
+def test_a_server_is_told_of_the_end_before_it_answers_and_may_take_a_moment_to_end(
+    late: LateServer, read_late: Callable[[], int]
+) -> None:
+    assert read_late() == 3
+    assert late.cancelled is False
+
+
+def test_a_server_that_never_ends_an_answered_stream_is_not_waited_for(
+    late: LateServer, read_late: Callable[[], int]
+) -> None:
+    late.patience = None
+    started = time.monotonic()
+    assert read_late() == 3
+    assert time.monotonic() - started < 10  # Later, gRPC itself ends the connection.
+    wait_until(lambda: late.cancelled is True, "the stream is cancelled")
 
 
 def test_a_stream_that_breaks_when_all_is_asked_goes_on_and_ends() -> None:
