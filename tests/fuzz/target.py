@@ -22,8 +22,8 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import Engine, Kernels
+from boxloss_server.security import Access
 from boxloss_server.service import bulk
-from boxloss_server.service.access import Access
 from boxloss_server.service.audits import AuditServicer
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 import boxloss
 from boxloss import CIoU
 from boxloss_server.exposure import warn_of_exposure
-from boxloss_server.service.certificates import Certificates
+from boxloss_server.security import Certificates
 from boxloss_server.settings import Settings
 from tests.certificates import Authority
 from tests.security.callers import CIOU_OF_A_AND_B, A, B

@@ -19,7 +19,7 @@ from boxloss import CIoU, Tls
 from boxloss.cli import main
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
-from boxloss_server.service.tokens import Tokens
+from boxloss_server.security import Tokens
 from tests.certificates import Authority
 from tests.security.callers import (
     BROKEN,

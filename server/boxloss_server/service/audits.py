@@ -19,7 +19,7 @@ from boxloss.v1.audit_service_pb2 import AuditRequest, AuditResponse
 from boxloss.wire import refuse_unknown_fields
 from boxloss_server.batching import Batcher, Quotas
 from boxloss_server.engine.overlaps import ImageBoxes, Overlap
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.metrics import Metrics
 from boxloss_server.service.servicer import deadline_of

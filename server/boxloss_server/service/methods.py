@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from boxloss.errors import BoxlossError, InvalidInputError, ServerError, UnauthenticatedError, Violation
 from boxloss_server.batching import Batcher
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access
 from boxloss_server.service.health import SERVICE_NAME
 from boxloss_server.service.metrics import Metrics, RpcMetrics
 from boxloss_server.service.status import cancellation, status_of

@@ -18,18 +18,15 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from boxloss.v1 import audit_service_pb2, loss_service_pb2
 from boxloss_server.batching import Batcher, Capacity, Quotas
 from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access, Certificates, Files, Tokens
 from boxloss_server.service.audits import AuditServicer
-from boxloss_server.service.certificates import Certificates
 from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
-from boxloss_server.service.files import Files
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
 from boxloss_server.service.metrics import Metrics, no_exemplar
 from boxloss_server.service.servicer import LossServicer
 from boxloss_server.service.streams import Streams
-from boxloss_server.service.tokens import Tokens
 from boxloss_server.service.watchdog import Watchdog
 from boxloss_server.settings import Settings
 

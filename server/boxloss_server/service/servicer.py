@@ -18,7 +18,7 @@ from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher, Outcome, Quotas
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access
 from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix

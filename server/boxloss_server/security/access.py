@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from boxloss_server.service.files import Files
-from boxloss_server.service.tokens import Tokens
+from boxloss_server.security.files import Files
+from boxloss_server.security.tokens import Tokens
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
