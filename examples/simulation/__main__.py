@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 import typer
 from examples.simulation import gradients
-from examples.simulation.cases import PER_POINT, POINTS, Array, scatter
+from examples.simulation.cases import PER_POINT, POINTS, scatter
 from examples.simulation.contenders import ALL
 from examples.simulation.descent import ITERATIONS, Descent, descend
 from examples.simulation.gradients import Source
+from examples.simulation.plots import draw
 from examples.simulation.results import OFF, Result, Setting, Through, stored, write_tables
 from rich import box
 from rich.console import Console
@@ -23,6 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import boxloss
+from boxloss.arrays import Array
 from boxloss.cli.faults import fault
 from boxloss.cli.specs import label, parse
 from boxloss.errors import BoxlossError, InvalidInputError
@@ -79,7 +81,8 @@ def main(
     results = stored(output)
     write_tables(results, output)
     _out.print(_table(results))
-    _out.print(f"tables and pictures are in {output}")
+    pictures = draw(results, output)
+    _out.print(f"{output}: errors.csv, curves.csv, {', '.join(picture.name for picture in pictures)}")
 
 
 def _run(
@@ -98,10 +101,10 @@ def _run(
 
 
 def _table(results: Sequence[Result]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in ("loss", "moved", "through"):
         table.add_column(heading)
-    for heading in ("cases", "mean error", "median", "worst", f"share above {OFF:g}", "service - process"):
+    for heading in ("cases", "mean error", "median", f"above {OFF:g}", "apart"):
         table.add_column(heading, justify="right")
     for result in results:
         setting = result.setting
@@ -110,7 +113,8 @@ def _table(results: Sequence[Result]) -> Table:
             setting.coordinates,
             result.through,
             f"{setting.points * PER_POINT:,}",
-            *(f"{number:.4f}" for number in (result.mean, result.median, result.worst)),
+            f"{result.mean:.4f}",
+            f"{result.median:.4f}",
             f"{result.off:.2%}",
             "" if math.isnan(result.apart) else f"{result.apart:.0e}",
         )

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from boxloss.arrays import Array
 from boxloss.words import BoxFormat
-
-Array = NDArray[np.float64]
 
 POINTS = 5000
 CENTRE = 10.0

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from examples.simulation.cases import PER_POINT, Array, cases_at, centred, written
+from examples.simulation.cases import PER_POINT, cases_at, centred, written
 from examples.simulation.gradients import Gradients, Source
 
+from boxloss.arrays import Array
 from boxloss.losses import Loss
 from boxloss.words import BoxFormat
 

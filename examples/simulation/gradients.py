@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from examples.simulation.cases import CENTRE, Array
+from examples.simulation.cases import CENTRE
 
 import boxloss
+from boxloss.arrays import Array
 from boxloss.errors import BoxlossError
 from boxloss.losses import Loss
 from boxloss.words import BoxFormat

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import typer
-from examples.simulation.cases import PER_POINT, Array, scatter
+from examples.simulation.cases import PER_POINT, scatter
 from examples.simulation.descent import ITERATIONS, descend
-from examples.simulation.gradients import Gradients
+from examples.simulation.gradients import Gradients, Source
+from examples.simulation.plots import draw_published
 from examples.simulation.results import OFF, Result, Setting, stored, write_tables
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from boxloss.arrays import Array
 from boxloss.losses import CIoU, DIoU, GIoU, IoU, Loss
+from boxloss.words import BoxFormat
 
 Departure: TypeAlias = Literal["overlaps", "sides", "sign", "mixed", "shrink", "aspect"]
 
@@ -51,10 +55,16 @@ _OUTWARDS = np.array([-1.0, 1.0])[:, None, None]
 """By how much a side grows with its near edge and with its far one."""
 
 
-def gradients(loss: Loss, departures: Collection[Departure] = ()) -> Gradients:
-    """Gradients of a loss with departures, in centre and sides."""
+def program(departures: Collection[Departure] = ()) -> Source:
+    """Gradients with departures, in the program's coordinates: centre and sides."""
+    return partial(_gradients, departures)
 
-    def slopes(boxes: Array, targets: Array) -> tuple[Array, Array]:
+
+def _gradients(departures: Collection[Departure], loss: Loss, box_format: BoxFormat) -> Gradients:
+    if loss not in PUBLISHED or box_format != "cxcywh":
+        raise ValueError(f"the program moves centre and sides, by {', '.join(each.title for each in PUBLISHED)}")
+
+    def gradients(boxes: Array, targets: Array) -> tuple[Array, Array]:
         pairs = _Pairs(boxes, targets, departures)
         edges = pairs.iou_slopes
         if isinstance(loss, GIoU):
@@ -66,7 +76,7 @@ def gradients(loss: Loss, departures: Collection[Departure] = ()) -> Gradients:
             ascent[:, 2:] -= pairs.aspect_slopes
         return pairs.iou, -ascent
 
-    return slopes
+    return gradients
 
 
 class _Pairs:
@@ -104,7 +114,8 @@ class _Pairs:
         """Of the IoU, in the edges."""
         union_slopes = self._area_slopes - self._product_slopes
         numerator = self._union * self._product_slopes - self._intersection * union_slopes
-        return np.where(self._meets, numerator / self._union**2, 0)
+        slopes: Array = np.where(self._meets, numerator / self._union**2, 0)
+        return slopes
 
     @property
     def covered_slopes(self) -> Array:
@@ -127,7 +138,8 @@ class _Pairs:
         squared_diagonal = (self._enclosing**2).sum(axis=1, keepdims=True)
         squared_distance = (self._offset**2).sum(axis=1, keepdims=True)
         nearer = np.hstack([2 * self._offset, np.zeros_like(self._offset)]) / squared_diagonal
-        return nearer - np.hstack([centre, sides]) * squared_distance / squared_diagonal**2
+        slopes: Array = nearer - np.hstack([centre, sides]) * squared_distance / squared_diagonal**2
+        return slopes
 
     @property
     def aspect_slopes(self) -> Array:
@@ -166,13 +178,15 @@ def main(
     places = scatter(points, seed)
     for loss, made in PUBLISHED.items():
         for departures in dict.fromkeys([(), *((each,) for each in made), made]):
-            descent = descend(lambda loss, _, some=departures: gradients(loss, some), loss, places, iterations)
+            descent = descend(program(departures), loss, places, iterations)
             name = " ".join([loss.name, *departures])
             result = Result.of(Setting(name, "cxcywh", points, iterations, seed), "process", descent)
             result.save(output)
             errors = (result.curve[iterations // 4], result.curve[iterations * 4 // 5], result.mean)
             table.add_row(loss.title, ", ".join(departures), *(f"{each:.4f}" for each in errors), f"{result.off:.2%}")
-    write_tables(stored(output), output)
+    results = stored(output)
+    write_tables(results, output)
+    draw_published(results, output)
     Console(highlight=False).print(table)
 
 

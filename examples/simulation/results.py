@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from examples.simulation.cases import PER_POINT, Array
+from examples.simulation.cases import PER_POINT
 from examples.simulation.descent import Descent
 
+from boxloss.arrays import Array
 from boxloss.words import BoxFormat
 
 Through = Literal["service", "process"]
