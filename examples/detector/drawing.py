@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 _BLUE, _ORANGE, _GREEN, _PINK, _BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222"
@@ -31,8 +31,9 @@ def draw_curves(curves: Curves, path: Path) -> None:
     loss.plot(steps, curves.here, color=_BLUE, linewidth=3.2, alpha=0.4, label="box loss in this process")
     loss.plot(steps, curves.served, color=_BLACK, linewidth=0.6, label="box loss by the service")
     loss.set(title="loss of two trainings", xlabel="step", yscale="log")
-    for set_formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-        set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss.yaxis.set_minor_formatter(NullFormatter())
     loss.legend(frameon=False)
     for values, color, label in (
         (apart(curves.here, curves.nudged), _PINK, "two trainings in this process, one off by a rounding"),
