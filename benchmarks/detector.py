@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,10 @@ from typing import Annotated
 import torch
 import typer
 from examples.detector.model import Detector
-from examples.detector.training import SPEC, Batch, BoxLoss, Recipe, batch_of, in_process, loss_of
+from examples.detector.training import SPEC, Batch, LossFunction, Recipe, batch_of, in_process, loss_of
 from rich.console import Console
 
 import boxloss
-import boxloss.torch
 from benchmarks.arena import Arena
 from benchmarks.contenders import Boxloss
 from benchmarks.errors import BenchmarkError
@@ -27,6 +27,7 @@ from benchmarks.measure import check_counts
 from benchmarks.options import Options
 from benchmarks.spread import Spread, ratio, spread
 from benchmarks.tables import Table, between, number
+from boxloss.torch import BoxLoss
 
 _STEPS = 10
 """Steps of a round, each way in turns."""
@@ -70,9 +71,10 @@ def main(
 ) -> None:
     """Compares training steps of examples/detector whose box loss is computed in-process and by a server process."""
     sizes = _numbers(pictures)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("benchmarks: ended by SIGTERM"))  # The server ends as well.
     with _server() as server, boxloss.Client(f"127.0.0.1:{server.port}") as client:
         torch.set_num_threads(1)  # The server has the other cores.
-        remote = boxloss.torch.BoxLoss(client, SPEC)
+        remote = BoxLoss(client, SPEC)
         costs = []
         for size in sizes:
             before = server.counts()
@@ -82,7 +84,7 @@ def main(
     table(costs).show(_console)
 
 
-def cost(batch: Batch, remote: BoxLoss, rounds: int) -> Cost:
+def cost(batch: Batch, remote: LossFunction, rounds: int) -> Cost:
     """Measures steps on one batch, after a round that warms up.
 
     Raises:
@@ -95,13 +97,13 @@ def cost(batch: Batch, remote: BoxLoss, rounds: int) -> Cost:
     boxes = model(batch.pixels).boxes[positive].detach()
     targets = batch.targets.boxes[positive]
 
-    def step(box_loss: BoxLoss) -> None:
+    def step(box_loss: LossFunction) -> None:
         loss = loss_of(model(batch.pixels), batch.targets, box_loss)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
 
-    def loss_alone(box_loss: BoxLoss) -> None:
+    def loss_alone(box_loss: LossFunction) -> None:
         predictions = boxes.detach().requires_grad_()
         torch.autograd.backward(box_loss(predictions, targets))
 
@@ -136,16 +138,15 @@ def table(costs: Sequence[Cost]) -> Table:
             )
         )
     columns = (
-        *("pictures", "pairs", "step in-process ms", "remote ms", "ratio", "least to most"),
-        *("box loss in-process ms", "remote ms ", "added ms", "least to most "),
+        *("pictures", "pairs", "step in-process ms", "step remote ms", "ratio", "least to most"),
+        *("box loss in-process ms", "box loss remote ms", "added ms", "added, least to most"),
     )
-    note = (
-        f"Medians of {len(costs[0].steps[0])} rounds of {_STEPS} steps each way, on one thread; {os.cpu_count()} cores."
-    )
+    rounds, cores = len(costs[0].steps[0]), len(os.sched_getaffinity(0))
+    note = f"Medians of {rounds} rounds of {_STEPS} steps each way, on one thread; {cores} cores for it and the server."
     return Table("A training step, its box loss in-process and remote", columns, rows, (), note)
 
 
-def _round(work: Callable[[BoxLoss], None], ways: Sequence[BoxLoss]) -> list[float]:
+def _round(work: Callable[[LossFunction], None], ways: Sequence[LossFunction]) -> list[float]:
     """The median seconds of each way. They take turns, and in who begins."""
     taken: list[list[float]] = [[] for _ in ways]
     for turn in range(_STEPS):

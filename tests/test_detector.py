@@ -143,9 +143,9 @@ def test_detections_of_the_same_object_count_once() -> None:
 
 
 def test_average_precision_is_the_area_under_the_best_precision() -> None:
-    hits = np.array([False, True, True, False, True])
-    scores = np.array([0.5, 0.9, 0.4, 0.3, 0.7], np.float32)  # By rank: hit, hit, miss, hit, miss.
-    assert average_precision(scores, hits, objects=4) == pytest.approx((1 + 1 + 3 / 4) / 4)
+    hits = np.array([False, True, True, True, False])
+    scores = np.array([0.5, 0.9, 0.4, 0.3, 0.7], np.float32)  # By rank: hit, miss, miss, hit, hit.
+    assert average_precision(scores, hits, objects=4) == pytest.approx((1 + 3 / 5 + 3 / 5) / 4)
     assert average_precision(scores[:0], hits[:0], objects=4) == 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from examples.detector.model import Detector
-from examples.detector.training import Batch, BoxLoss, loss_of
+from examples.detector.training import Batch, LossFunction, loss_of
 from torch import Tensor
 
 
@@ -23,7 +23,7 @@ class Agreement:
         gradients: of each step, the length of the difference of the gradients over the length of the gradient.
     """
 
-    def __init__(self, one: BoxLoss, other: BoxLoss) -> None:
+    def __init__(self, one: LossFunction, other: LossFunction) -> None:
         self._ways = one, other
         self.losses: list[float] = []
         self.gradients: list[float] = []
@@ -62,7 +62,7 @@ class Curves:
         }
 
 
-def nudge(box_loss: BoxLoss) -> BoxLoss:
+def nudge(box_loss: LossFunction) -> LossFunction:
     """The same loss, larger by the least that its type can tell."""
     return lambda predictions, targets: box_loss(predictions, targets) * (1 + torch.finfo(predictions.dtype).eps)
 
@@ -77,7 +77,7 @@ def apart(losses: Sequence[float], others: Sequence[float]) -> list[float]:
     return [relative(*pair) for pair in zip(losses, others, strict=True)]
 
 
-def _slope(model: Detector, batch: Batch, box_loss: BoxLoss) -> tuple[Tensor, Tensor]:
+def _slope(model: Detector, batch: Batch, box_loss: LossFunction) -> tuple[Tensor, Tensor]:
     loss = loss_of(model(batch.pixels), batch.targets, box_loss)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])

@@ -15,6 +15,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 _BLUE, _ORANGE, _GREEN, _PINK, _BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222"
@@ -30,6 +31,9 @@ def draw_curves(curves: Curves, path: Path) -> None:
     loss.plot(steps, curves.here, color=_BLUE, linewidth=3.2, alpha=0.4, label="box loss in this process")
     loss.plot(steps, curves.served, color=_BLACK, linewidth=0.6, label="box loss by the service")
     loss.set(title="loss of two trainings", xlabel="step", yscale="log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss.yaxis.set_minor_formatter(NullFormatter())
     loss.legend(frameon=False)
     for values, color, label in (
         (apart(curves.here, curves.nudged), _PINK, "two trainings in this process, one off by a rounding"),
@@ -99,5 +103,6 @@ def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     pyplot.close(figure)
-    # A palette is half as large.
-    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    # A palette is a fifth as large; this way of choosing it keeps the noise of the pictures as it is.
+    palette = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(path, optimize=True)

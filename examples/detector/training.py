@@ -24,7 +24,7 @@ LEARNING_RATE = 4e-3
 _TRAINING, _HELD_OUT = 0, 1
 """Streams of pictures: the second number of their seed."""
 
-BoxLoss = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 """The mean loss of predicted boxes and their targets, (N, 4) both: a function of this process, or a server's."""
 
 
@@ -65,7 +65,7 @@ class Trained:
     losses: list[float]
 
 
-def train(recipe: Recipe, box_loss: BoxLoss, watch: Watch | None = None) -> Trained:
+def train(recipe: Recipe, box_loss: LossFunction, watch: Watch | None = None) -> Trained:
     """Trains a detector from scratch."""
     torch.manual_seed(recipe.seed)
     model = Detector().to(recipe.dtype)
@@ -90,7 +90,7 @@ def in_process(predictions: Tensor, targets: Tensor) -> Tensor:
     return losses.box_loss(predictions, targets, SPEC).mean()
 
 
-def loss_of(predictions: Predictions, targets: Targets, box_loss: BoxLoss) -> Tensor:
+def loss_of(predictions: Predictions, targets: Targets, box_loss: LossFunction) -> Tensor:
     """The loss of a batch: objectness of all cells; class and box of those that have an object."""
     positive = targets.positive
     objectness = functional.binary_cross_entropy_with_logits(
