@@ -238,12 +238,16 @@ def test_a_loss_that_is_the_same_for_all_correlates_with_none() -> None:
 
 
 def test_the_pair_that_losses_rank_most_differently_is_named() -> None:
-    values = np.array([[1, 10, 1], [2, 40, 2], [3, 20, 3], [4, 30, 4]], float)
+    values = np.array([[1, 10, 1, 1], [2, 40, 2, 0], [3, 20, 3, 3], [4, 30, 4, 4]], float)
     found = disagreements(values)
-    assert [(each.first, each.second, each.row, each.first_rank, each.second_rank) for each in found] == [
+    assert {(each.first, each.second, each.row, each.first_rank, each.second_rank) for each in found} == {
         (0, 1, 1, 2, 4),
         (1, 2, 1, 4, 2),
-    ]  # The first and the last rank alike.
+        (0, 3, 0, 1, 2),
+        (2, 3, 0, 1, 2),
+        (1, 3, 1, 4, 1),
+    }  # The first and the third rank alike.
+    assert [each.gap for each in found] == [3, 2, 2, 1, 1]
 
 
 # Slopes
@@ -329,6 +333,12 @@ def test_without_a_gradient_nothing_moves(client: boxloss.Client) -> None:
     assert np.isnan(found.rate)
 
 
+def test_pairs_without_a_gradient_do_not_set_the_rate(client: boxloss.Client) -> None:
+    pairs = pairs_of([moved(5), moved(30), moved(40)], [SQUARE] * 3)
+    found = descend(Evaluation(client, pairs), pairs, np.arange(3), boxloss.IoU())
+    assert found.end > 0.9 / 3 > found.path[0]
+
+
 def test_few_descend_for_many() -> None:
     iou = np.random.default_rng(1).permutation(np.linspace(0, 1, 10 * PAIRS))
     rows = chosen(iou)
@@ -341,18 +351,17 @@ def test_few_descend_for_many() -> None:
 
 
 def test_facts_are_worked_out_by_hand() -> None:
-    targets = [(0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 20, 20), (0, 0, 40, 40)]
-    boxes = [(0, 0, 10, 10), (30, 0, 40, 10), (0, 0, 12, 12), (0, 0, 40, 24)]
+    targets = [(0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 20, 20), (0, 0, 40, 40), (0, 0, 40, 40)]
+    boxes = [(0, 0, 10, 10), (30, 0, 40, 10), (0, 0, 12, 12), (0, 0, 40, 24), (0, 0, 40, 20)]
     pairs = pairs_of(boxes, targets)
     facts = Facts.of(pairs, ious(pairs.predictions, pairs.targets))
-    assert facts.iou.mean == pytest.approx((1 + 0 + 0.36 + 0.6) / 4)
-    assert (facts.pairs, facts.apart, facts.done, facts.low) == (4, 0.25, 0.25, 0.25)
-    assert (facts.sides_off, facts.ratio_off) == (0.5, 0.25)
-    assert facts.side == 15
-    moved_by_one = [(side - 1) ** 2 / (2 * side**2 - (side - 1) ** 2) for side in (10, 20)]
-    assert facts.moved == pytest.approx(statistics.mean(moved_by_one))
+    assert facts.iou.mean == pytest.approx((1 + 0 + 0.36 + 0.6 + 0.5) / 5)
+    assert (facts.pairs, facts.apart, facts.done, facts.low) == (5, 0.2, 0.2, 0.2)
+    assert (facts.sides_off, facts.ratio_off) == (0.6, 0.4)
+    assert facts.side == 20
+    assert facts.moved == pytest.approx(19 * 19 / (2 * 20 * 20 - 19 * 19))
     relative = pairs_of(pairs.predictions / 40, pairs.targets / 40)
-    assert Facts.of(relative, np.ones(4)).moved is None
+    assert Facts.of(relative, np.ones(5)).moved is None
 
 
 # Advice

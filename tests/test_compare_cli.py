@@ -145,7 +145,8 @@ def test_pairs_are_called_as_in_the_files(compare: Run) -> None:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_table_has_a_row_for_each_loss(compare: Run, ending: str) -> None:
     path = Path(f"out.{ending}")
-    outcome = compare(*files(), "--loss", "giou", "--loss", "focal_eiou", "--loss", "iou:form=square", "--output", path)
+    losses = ("giou", "focal_eiou", "iou:form=square,floor=0.01")
+    outcome = compare(*files(), *(f"--loss={loss}" for loss in losses), "--output", path)
     assert outcome.out.endswith(f"written: {path}\n")
     rows: list[dict[str, Any]]
     if ending == "csv":
@@ -153,12 +154,12 @@ def test_a_table_has_a_row_for_each_loss(compare: Run, ending: str) -> None:
             rows = list(csv.DictReader(file))
     else:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    assert [row["loss"] for row in rows] == ["giou", "focal_eiou", "iou:form=square"]
+    assert [row["loss"] for row in rows] == list(losses)
     assert float(rows[0]["mean"]) == pytest.approx(np.mean(GIOU))
     assert float(rows[0]["maximum"]) == pytest.approx(max(GIOU))
     assert float(rows[1]["flat"]) == pytest.approx(1 / 3)
     assert float(rows[2]["median"]) == pytest.approx(1 - IOU[0] ** 2)
-    assert float(rows[0]["spearman_iou:form=square"]) == pytest.approx(1)
+    assert float(rows[0]["spearman_iou:form=square,floor=0.01"]) == pytest.approx(1)
     assert [str(row["recommended"]).lower() for row in rows] == ["true", "false", "false"]
     assert set(rows[0]) == {
         *("loss", "mean", "std", "minimum", "p25", "median", "p75", "p95", "maximum"),
@@ -199,9 +200,10 @@ def test_a_picture_is_drawn(compare: Run, ending: str) -> None:
     if ending == "png":
         with Picture.open(path) as picture:
             assert picture.width == 1600
-            pixels = np.asarray(picture.convert("L"))
-        for part in (*np.array_split(pixels[:580], 2, axis=1), *np.array_split(pixels[580:], 3, axis=1)):
-            assert 0.01 < (part < 200).mean() < 0.9  # Each panel shows something.
+            pixels = np.asarray(picture.convert("RGB"))
+        colored = np.ptp(pixels, axis=2) > 60
+        for panel in (*np.array_split(colored[:580], 2, axis=1), *np.array_split(colored[580:], 3, axis=1)):
+            assert 100 < panel.sum() < 0.9 * panel.size  # Axes are black.
 
 
 def test_a_picture_of_a_single_pair_is_drawn(compare: Run) -> None:
@@ -296,7 +298,11 @@ def test_wrong_input_is_refused_with_the_fix(compare: Run, arguments: tuple[str,
 @pytest.mark.parametrize(
     ("labels", "results", "message"),
     [
-        (LABELS, [{**RESULTS[0], "image_id": 9}], "results.json: no image is one of labels.json; correct ids or names"),
+        (
+            LABELS,
+            [{**RESULTS[0], "image_id": 9}],
+            "results.json: no box is in an image of labels.json and has the --min-score; correct ids",
+        ),
         (LABELS, [{**RESULTS[0], "category_id": 3}], "results.json: none of its 1 boxes is near one of the 4 labels"),
         ({**LABELS, "images": [], "annotations": []}, RESULTS, "labels.json: holds no images"),
     ],
@@ -305,6 +311,12 @@ def test_files_without_pairs_are_refused(compare: Run, labels: Any, results: Any
     outcome = compare(*files(labels, results))
     assert outcome.code == 2
     assert message in outcome.err
+
+
+def test_help_explains_it(run: Run) -> None:
+    outcome = run("compare", "--help")
+    assert outcome.code == 0
+    assert "nothing is trained" in " ".join(outcome.out.split())
 
 
 def test_rows_of_different_numbers_are_refused(compare: Run) -> None:

@@ -147,7 +147,7 @@ def compare(
                 Reading(predictions_format, predictions_names, predictions_layout, predictions_relative),
             )
             problems = sources.problems
-            joined = join(known, predicted)
+            joined = join(known, predicted, complete=True)  # What has no predictions has no pairs.
             notes += map(str, joined.mismatches)
             work = steps.track(joined.images, "matching", len(joined.images))
             pairs = match_images(client, work, method=matching, reach=reach, min_score=min_score)
@@ -214,8 +214,10 @@ def _check_pairs(pairs: Pairs, labels: Path, predictions: Path, joined: Joined) 
     if len(pairs):
         return
     notes = "; ".join(map(str, joined.mismatches))
-    if all(image.predictions is None for image in joined.images):
-        raise fault(predictions, f"no image is one of {labels}; correct ids or names. {notes}")
+    if not pairs.candidates:
+        raise fault(
+            predictions, f"no box is in an image of {labels} and has the --min-score; correct ids or names. {notes}"
+        )
     raise fault(
         predictions,
         f"none of its {pairs.candidates} boxes is near one of the {pairs.labels} labels of its class in {labels}; "

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 
-from boxloss.cli.tables import write
 from boxloss.compare.comparison import Comparison
 
 
@@ -20,10 +21,15 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         OSError: it cannot be written.
         ValueError: no format has that ending.
     """
-    if path.suffix.lower() == ".json":
-        path.write_text(json.dumps(document(comparison), indent=1, allow_nan=False) + "\n", "utf-8")
-    else:
-        write(pa.Table.from_pylist(rows(comparison)), path)
+    match path.suffix.lower():
+        case ".csv":
+            pa.csv.write_csv(pa.Table.from_pylist(rows(comparison)), path)
+        case ".json":
+            path.write_text(json.dumps(document(comparison), indent=1, allow_nan=False) + "\n", "utf-8")
+        case ".parquet":
+            pa.parquet.write_table(pa.Table.from_pylist(rows(comparison)), path)
+        case suffix:
+            raise ValueError(f"no format is known for {suffix!r}")
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
