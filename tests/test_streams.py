@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import boxloss
-from boxloss import BoxlossError, CIoU, GIoU, InvalidInputError
+from boxloss import BoxlossError, CIoU, GIoU, InvalidInputError, LossResult
 from tests.boxes import random_boxes
 from tests.servers import ServerProcess, endings, free_port, wait_until
 from tests.test_coalescing import frozen
@@ -25,6 +25,7 @@ LARGE = np.tile(np.array([0, 0, 4, 4], "f4"), (2**17, 1))
 """Boxes whose answers no connection holds, so that they are not on their way before they are read."""
 
 Condition: TypeAlias = Callable[[ServerProcess], bool]
+Read: TypeAlias = Callable[..., list[LossResult]]
 
 
 def batches(count: int, seed: int = 45) -> list[tuple[Any, Any]]:
@@ -107,19 +108,27 @@ def test_batches_over_the_limits_are_split_and_joined(client: boxloss.Client) ->
 # How streams end
 
 
-def test_streams_that_are_read_to_their_end_are_successes_to_the_server() -> None:
-    with ServerProcess() as server:
-        for number in range(1, 31):
-            with boxloss.Client(server.address) as client:
-                assert len(list(client.evaluate_stream([(A, B)] * number, CIoU()))) == number
-        assert endings(server, "EvaluateStream") == {"OK": 30}
+@pytest.fixture(params=["blocking", "asyncio"])
+def read(request: pytest.FixtureRequest) -> Read:
+    """Has a new client of either kind read a stream to its end, and closes it at once."""
+
+    def blocking(address: str, given: list[Any], **options: Any) -> list[LossResult]:
+        with boxloss.Client(address) as client:
+            return list(client.evaluate_stream(given, CIoU(), **options))
+
+    async def with_asyncio(address: str, given: list[Any], **options: Any) -> list[LossResult]:
+        async with boxloss.AsyncClient(address) as client:
+            return [result async for result in client.evaluate_stream(given, CIoU(), **options)]
+
+    if request.param == "blocking":
+        return blocking
+    return lambda *given, **options: asyncio.run(with_asyncio(*given, **options))
 
 
-async def test_asyncio_streams_that_are_read_to_their_end_are_successes_to_the_server() -> None:
+def test_streams_that_are_read_to_their_end_are_successes_to_the_server(read: Read) -> None:
     with ServerProcess() as server:
         for number in range(1, 31):
-            async with boxloss.AsyncClient(server.address) as client:
-                assert len([result async for result in client.evaluate_stream([(A, B)] * number, CIoU())]) == number
+            assert len(read(server.address, [(A, B)] * number)) == number
         assert endings(server, "EvaluateStream") == {"OK": 30}
 
 
@@ -185,35 +194,17 @@ def late() -> Iterator[LateServer]:
     server.stop()
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def read_late(request: pytest.FixtureRequest, late: LateServer) -> Callable[[], int]:
-    """Reads a stream of the late server to its end; returns the number of results."""
-    given = [(A * 2, B * 2)] * 3
-
-    def blocking() -> int:
-        with boxloss.Client(late.address) as client:
-            return len(list(client.evaluate_stream(given, CIoU(), gradients=True)))
-
-    async def with_asyncio() -> int:
-        async with boxloss.AsyncClient(late.address) as client:
-            return len([result async for result in client.evaluate_stream(given, CIoU(), gradients=True)])
-
-    return blocking if request.param == "blocking" else lambda: asyncio.run(with_asyncio())
-
-
 def test_a_server_is_told_of_the_end_before_it_answers_and_may_take_a_moment_to_end(
-    late: LateServer, read_late: Callable[[], int]
+    late: LateServer, read: Read
 ) -> None:
-    assert read_late() == 3
+    assert len(read(late.address, [(A * 2, B * 2)] * 3, gradients=True)) == 3
     assert late.cancelled is False
 
 
-def test_a_server_that_never_ends_an_answered_stream_is_not_waited_for(
-    late: LateServer, read_late: Callable[[], int]
-) -> None:
+def test_a_server_that_never_ends_an_answered_stream_is_not_waited_for(late: LateServer, read: Read) -> None:
     late.patience = None
     started = time.monotonic()
-    assert read_late() == 3
+    assert len(read(late.address, [(A * 2, B * 2)] * 3, gradients=True)) == 3
     assert time.monotonic() - started < 10  # Later, gRPC itself ends the connection.
     wait_until(lambda: late.cancelled is True, "the stream is cancelled")
 
