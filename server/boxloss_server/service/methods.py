@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from boxloss.errors import BoxlossError, InvalidInputError, ServerError, UnauthenticatedError, Violation
 from boxloss_server.batching import Batcher
-from boxloss_server.security import Access
+from boxloss_server.security import Access, Context
 from boxloss_server.service.health import SERVICE_NAME
 from boxloss_server.service.metrics import Metrics, RpcMetrics
 from boxloss_server.service.status import cancellation, status_of
@@ -22,7 +22,6 @@ from boxloss_server.service.status import cancellation, status_of
 if TYPE_CHECKING:
     from boxloss_server.service.tracing import Tracing
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler, whose published types know only the blocking stack."""
 
