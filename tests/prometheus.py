@@ -80,6 +80,14 @@ class Prometheus:
         """The names of the alerts that fire."""
         return {alert["labels"]["alertname"] for alert in self.firing()}
 
+    def is_clear(self, alerts: set[str]) -> bool:
+        """Whether none of the alerts fires or is about to.
+
+        It is not while a scrape of the last second has failed: then there is no data, and an alert without data clears.
+        """
+        active = {alert["labels"]["alertname"] for alert in self._ask("alerts")["alerts"]}
+        return not alerts & active and self.numbers("min(min_over_time(up[1s]))") == [1]
+
     def __enter__(self) -> Self:
         return self
 

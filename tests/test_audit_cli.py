@@ -504,9 +504,30 @@ def test_a_real_coco_set_is_audited_and_corrected(run: Run) -> None:
                 assert finding["proposed_box"] == pytest.approx(prediction["bbox"])
     fixed = run("correct", "--labels", labels, "--accepted", "out.json", "--min-score", "0.5", "--output", "fixed.json")
     assert fixed.code == 0
+    assert_only_annotations_changed(json.loads(labels.read_text()), json.loads(Path("fixed.json").read_text()))
     again = run("audit", "--labels", "fixed.json", "--predictions", results, "--output", "again.json", "--quiet")
     assert again.code == 0
     assert len(findings("again.json")) < len(findings())
+
+
+def assert_only_annotations_changed(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Whose boxes stay keep all that was said of them; the others lose their outlines, which would not fit."""
+    assert {key: value for key, value in after.items() if key != "annotations"} == {
+        key: value for key, value in before.items() if key != "annotations"
+    }
+    old = {annotation["id"]: annotation for annotation in before["annotations"]}
+    assert old.keys() - {annotation["id"] for annotation in after["annotations"]}  # Spurious ones are gone.
+    kinds = set()
+    for annotation in after["annotations"]:
+        was = old.get(annotation["id"])
+        if was and was["bbox"] == annotation["bbox"]:
+            kinds.add("kept")
+            assert annotation == was | {"category_id": annotation["category_id"]}
+        else:
+            kinds.add("moved")
+            assert "segmentation" not in annotation
+            assert annotation["area"] == pytest.approx(annotation["bbox"][2] * annotation["bbox"][3])
+    assert kinds == {"kept", "moved"}
 
 
 @pytest.mark.parametrize("labels", ["pascalvoc_format", "cvat_format", "yolo_format", "openimages_format"])

@@ -16,9 +16,11 @@ import typer
 from rich.console import Console
 
 import boxloss
-from boxloss.cli.audit import audit, correct
+from boxloss.cli.audit import audit
 from boxloss.cli.catalogue import catalogue
 from boxloss.cli.compare import compare
+from boxloss.cli.consoles import err, out
+from boxloss.cli.correct import correct
 from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import match_coco, match_rows
@@ -44,9 +46,6 @@ from boxloss.words import BoxFormat, Invalid
 _PINGS = 5
 _PIPE_WIDTH = 1000
 """Of a table in a pipe, where lines need not be broken."""
-
-_out = Console(markup=False, highlight=False, soft_wrap=True)
-_err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -82,7 +81,7 @@ def _exit_code(error: BoxlossError) -> int:
 
 def _version(asked: bool) -> None:
     if asked:
-        _out.print(f"boxloss {boxloss.__version__}")
+        out.print(f"boxloss {boxloss.__version__}")
         raise typer.Exit
 
 
@@ -188,14 +187,14 @@ def evaluate(
     line = summary(table, means)
     if output:
         write(table, output)
-        _out.print(line)
-        _out.print(f"{table.num_rows} rows written to {output}")
+        out.print(line)
+        out.print(f"{table.num_rows} rows written to {output}")
     elif sys.stdout.isatty():
-        show(table, means, _out)
-        _out.print(line)
+        show(table, means, out)
+        out.print(line)
     else:
         write_csv(table, sys.stdout.buffer)
-        _err.print(line)
+        err.print(line)
 
 
 @app.command()
@@ -220,8 +219,8 @@ def losses(
     if form == "json":
         print(json.dumps([dataclasses.asdict(each) for each in offered], indent=2))
     else:
-        out = _out if _out.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-        out.print(catalogue(offered, plain=not out.is_terminal))
+        console = out if out.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+        console.print(catalogue(offered, plain=not console.is_terminal))
 
 
 @app.command()
@@ -250,7 +249,7 @@ def ping(
     except BoxlossError as error:
         _fail(error, 1)
     latency = statistics.median(times) * 1000
-    _out.print(
+    out.print(
         f"{client.address} is healthy: boxloss {server.version} on {server.device}, "
         f"{latency:.1f} ms a call (median of {_PINGS})"
     )
@@ -259,7 +258,7 @@ def ping(
 def _track(work: Sequence[Any], description: str) -> Iterable[Any]:
     """A progress bar, on a terminal and while there is more than one step."""
     return rich.progress.track(
-        work, description, console=_err, transient=True, disable=len(work) < 2 or not _err.is_terminal
+        work, description, console=err, transient=True, disable=len(work) < 2 or not err.is_terminal
     )
 
 

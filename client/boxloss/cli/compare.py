@@ -11,38 +11,35 @@ from rich.console import Console
 
 from boxloss.audit.join import Joined, join
 from boxloss.audit.problems import Problem
-from boxloss.cli.audit import (
-    _check_file,
-    _Images,
-    _Labels,
-    _LabelsFormat,
-    _LabelsLayout,
-    _LabelsNames,
-    _LabelsRelative,
-    _pictures,
-    _PredictionsFormat,
-    _PredictionsLayout,
-    _PredictionsNames,
-    _PredictionsRelative,
-    _show_problems,
-    _Sources,
-    _Steps,
-)
+from boxloss.cli import overview
+from boxloss.cli.consoles import err, out
 from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
-from boxloss.cli.faults import fault
+from boxloss.cli.faults import check_output, fault
 from boxloss.cli.matching import match_rows
+from boxloss.cli.progress import Steps
 from boxloss.cli.readers import BoxFile
 from boxloss.cli.readers import read as read_rows
 from boxloss.cli.scoring import valid_rows
 from boxloss.cli.server import connected
+from boxloss.cli.sources import (
+    ImagesFolder,
+    LabelsFormat,
+    LabelsLayout,
+    LabelsNames,
+    LabelsPath,
+    LabelsRelative,
+    PredictionsFormat,
+    PredictionsLayout,
+    PredictionsNames,
+    PredictionsRelative,
+    Reading,
+    Sources,
+)
 from boxloss.cli.specs import parse
 from boxloss.cli.tables import ENDINGS
 from boxloss.client import Client
 from boxloss.compare.pairs import REACH, Name, Pairs, match_images
 from boxloss.errors import InvalidInputError
-
-_out = Console(markup=False, highlight=False, soft_wrap=True)
-_err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 _WIDTH = 120
 """Of tables in a pipe."""
@@ -50,7 +47,7 @@ _PICTURES = (".png", ".svg", ".pdf")
 
 
 def compare(
-    labels: _Labels,
+    labels: LabelsPath,
     predictions: Annotated[Path, typer.Option(metavar="PATH", help="Likewise, of the same images.")],
     loss: Annotated[
         list[str] | None,
@@ -84,15 +81,15 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, writable=True, help="Draw it: a .png, .svg or .pdf file."),
     ] = None,
-    images: _Images = None,
-    labels_format: _LabelsFormat = None,
-    predictions_format: _PredictionsFormat = None,
-    labels_names: _LabelsNames = None,
-    predictions_names: _PredictionsNames = None,
-    labels_layout: _LabelsLayout = None,
-    predictions_layout: _PredictionsLayout = None,
-    labels_relative: _LabelsRelative = False,
-    predictions_relative: _PredictionsRelative = False,
+    images: ImagesFolder = None,
+    labels_format: LabelsFormat = None,
+    predictions_format: PredictionsFormat = None,
+    labels_names: LabelsNames = None,
+    predictions_names: PredictionsNames = None,
+    labels_layout: LabelsLayout = None,
+    predictions_layout: PredictionsLayout = None,
+    labels_relative: LabelsRelative = False,
+    predictions_relative: PredictionsRelative = False,
     address: Annotated[list[str] | None, ADDRESS] = None,
     tls: Annotated[bool, TLS] = False,
     tls_ca: Annotated[Path | None, TLS_CA] = None,
@@ -113,8 +110,9 @@ def compare(
     Without an address, computes in this process, which needs boxloss-server.
     """
     asked = [parse(each) for each in loss or ()]
-    _check_file("--output", output, ENDINGS)
-    _check_file("--picture", picture, _PICTURES)
+    for option, path, endings in (("--output", output, ENDINGS), ("--picture", picture, _PICTURES)):
+        if path:
+            check_output(option, path, endings)
     from boxloss.cli.comparison import line, show  # Only who compares needs the packages of the extra.
     from boxloss.compare.comparison import compare as compare_losses
     from boxloss.compare.export import write_comparison
@@ -136,23 +134,19 @@ def compare(
     credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
     problems: list[Problem] = []
     notes: list[str] = []
-    with connected(address, device, timeout, credentials) as client, _Steps(quiet=False) as steps:
+    with connected(address, device, timeout, credentials) as client, Steps() as steps:
         if matching == "rows":
             pairs, invalid = _rows(client, _listed(predictions, predictions_layout), _listed(labels, labels_layout))
             notes += invalid
         else:
-            sources = _Sources(problems, _pictures(images), steps)
-            known = sources.read(
-                labels, "labels", labels_format, names=labels_names, layout=labels_layout, relative=labels_relative
-            )
+            sources = Sources(images, steps)
+            known = sources.read(labels, "labels", Reading(labels_format, labels_names, labels_layout, labels_relative))
             predicted = sources.read(
                 predictions,
                 "predictions",
-                predictions_format,
-                names=predictions_names,
-                layout=predictions_layout,
-                relative=predictions_relative,
+                Reading(predictions_format, predictions_names, predictions_layout, predictions_relative),
             )
+            problems = sources.problems
             joined = join(known, predicted, complete=True)  # What has no predictions has no pairs.
             notes += map(str, joined.mismatches)
             work = steps.track(joined.images, "matching", len(joined.images))
@@ -169,17 +163,17 @@ def compare(
         unsized = int(np.isnan(pairs.diagonals).sum())
         fix = "" if matching == "rows" else "; give --images"
         notes.append(f"{', '.join(comparison.left_out)} left out: {unsized} pairs lack the size of their image{fix}")
-    _show_problems(problems)
+    overview.show_problems(problems, err)
     for note in notes:
-        _err.print(f"note: {note}")
-    _out.print(line(pairs))
-    show(comparison, Console(markup=False, highlight=False, width=None if _out.is_terminal else _WIDTH))
+        err.print(f"note: {note}")
+    out.print(line(pairs))
+    show(comparison, Console(markup=False, highlight=False, width=None if out.is_terminal else _WIDTH))
     if output:
         write_comparison(comparison, output)
-        _out.print(f"written: {output}")
+        out.print(f"written: {output}")
     if picture:
         draw(comparison, picture)
-        _out.print(f"written: {picture}")
+        out.print(f"written: {picture}")
 
 
 def _listed(path: Path, layout: Any) -> BoxFile:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from rich.console import Console
-
 import boxloss
 from boxloss.channel import name_of
+from boxloss.cli.consoles import err
 from boxloss.cli.credentials import Credentials
 from boxloss.cli.faults import fault
 from boxloss.client import Client
 from boxloss.errors import BoxlossError
-
-_err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
 
 
 @contextmanager
@@ -27,7 +24,7 @@ def connected(
     if not address:
         credentials.refuse_unused()
     with ExitStack() as stack:
-        with _err.status(f"waiting for {name_of(address)}" if address else "starting a server in this process"):
+        with err.status(f"waiting for {name_of(address)}" if address else "starting a server in this process"):
             client = stack.enter_context(
                 credentials.client(address, timeout) if address else _embedded(device, timeout)
             )
