@@ -27,8 +27,8 @@ from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from tests.faulty_server import FAILS, FILLS_MEMORY
 from tests.programs import run, tool
-from tests.prometheus import FOLDER, Prometheus, rules, wait_until
-from tests.servers import ServerProcess, free_port
+from tests.prometheus import FOLDER, Prometheus, rules
+from tests.servers import ServerProcess, free_port, wait_until
 
 UNIT_TESTS = yaml.safe_load((FOLDER / "tests/boxloss_test.yml").read_text())
 ALERTS = {rule["alert"]: rule for rule in rules("alert")}
@@ -83,7 +83,7 @@ def test_every_record_has_data(tmp_path: Path) -> None:
             missing.difference_update([record for record in missing if prometheus.numbers(record)])
             return not missing
 
-        wait_until(all_have_data, f"data of {missing}")
+        wait_until(all_have_data, f"data of {missing}", 60)
 
 
 async def test_overload_fires_and_its_end_clears(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from PIL import Image as Picture
 
 from boxloss.audit.formats import read
 from boxloss.audit.problems import Problem
-from boxloss.cli import main
+from tests.commands import Run, runner
 from tests.servers import ServerProcess, free_port
 from tests.shared_data import folder
 
@@ -50,16 +48,6 @@ FOUND = [("missing", None, 3), ("bad_location", 11, 4), ("wrong_class", 12, 5), 
 """Kind, label and row of the prediction in the list."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test starts in an empty folder."""
@@ -68,16 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process."""
-
-    def command(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as end:
-            main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        code = end.value.code
-        return Outcome(code if isinstance(code, int) else int(code is not None), out, err)
-
-    return command
+    return runner(capsys)
 
 
 def save(name: str, content: Any) -> Path:
