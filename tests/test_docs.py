@@ -70,7 +70,7 @@ def test_every_loss_is_described() -> None:
 
 
 def test_pictures_are_there_and_shown() -> None:
-    assert {path.stem for path in (DOCS / "pictures").iterdir()} == {*GENERATE["PICTURES"], "audit"}
+    assert {path.stem for path in (DOCS / "pictures").iterdir()} == {*GENERATE["PICTURES"], "audit", "simulation"}
     assert {name for picture in GENERATE["PICTURES"].values() for name in picture.shows} == set(CATALOGUE)
 
 
