@@ -12,7 +12,7 @@ import pytest
 import torch
 from examples.simulation import gradients, published
 from examples.simulation.__main__ import run
-from examples.simulation.cases import AREAS, CENTRE, PER_POINT, POINTS, RADIUS, SHAPES, cases_at, scatter, written
+from examples.simulation.cases import PER_POINT, POINTS, cases_at, scatter, written
 from examples.simulation.contenders import ALL, PAPER
 from examples.simulation.descent import Descent, descend
 from examples.simulation.gradients import FIRST_MEAN, IMAGE_SIZE
@@ -46,19 +46,20 @@ def test_there_are_as_many_cases_as_in_the_paper() -> None:
 
 
 def test_points_fill_the_disc_evenly() -> None:
-    distance = np.hypot(*(scatter() - CENTRE).T)
-    assert distance.max() < RADIUS
-    shares = np.histogram(distance**2, 9, (0, RADIUS**2))[0] / POINTS
+    distance = np.hypot(*(scatter() - 10).T)
+    assert distance.max() < 3
+    shares = np.histogram(distance**2, 9, (0, 9))[0] / POINTS
     assert shares == pytest.approx(1 / 9, abs=0.02)
 
 
 def test_targets_and_anchors_have_the_papers_areas_and_shapes() -> None:
+    shapes = [1 / 4, 1 / 3, 1 / 2, 1, 2, 3, 4]
     anchors, targets = cases_at(scatter(1))
-    assert np.all(targets[:, :2] == CENTRE)
+    assert np.all(targets[:, :2] == 10)
     assert targets[:, 2:].prod(axis=1) == pytest.approx(1)
-    assert np.unique((targets[:, 2] / targets[:, 3]).round(9)) == pytest.approx(SHAPES)
-    assert np.unique(anchors[:, 2:].prod(axis=1).round(9)) == pytest.approx(AREAS)
-    assert np.unique((anchors[:, 2] / anchors[:, 3]).round(9)) == pytest.approx(SHAPES)
+    assert np.unique((targets[:, 2] / targets[:, 3]).round(9)) == pytest.approx(shapes)
+    assert np.unique(anchors[:, 2:].prod(axis=1).round(9)) == pytest.approx([0.5, 0.67, 0.75, 1, 1.33, 1.5, 2])
+    assert np.unique((anchors[:, 2] / anchors[:, 3]).round(9)) == pytest.approx(shapes)
 
 
 def test_steps_are_the_papers() -> None:

@@ -52,12 +52,12 @@ def curves(results: Mapping[str, Result]) -> Figure:
     """Mean error over iterations, a panel for each family of losses."""
     families = {name: [label(loss) for loss in losses if label(loss) in results] for name, losses in FIELD.items()}
     families = {name: losses for name, losses in families.items() if losses} or {"": list(results)}
-    figure, grid = pyplot.subplots(1, len(families), figsize=(3.8 * len(families), 4.2), sharey=True, squeeze=False)
+    figure, grid = pyplot.subplots(1, len(families), figsize=(3.8 * len(families), 5), sharey=True, squeeze=False)
     for axes, (family, losses) in zip(grid[0], families.items(), strict=True):
         for loss, color in zip(losses, cycle(_COLORS), strict=False):
             axes.plot(results[loss].curve, label=_short(loss), color=color, linewidth=1.4)
         axes.set(title=family, xlabel="iteration", yscale="log", ylim=(_LEAST, 10))
-        axes.legend(fontsize=7.5, loc="lower left")
+        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     grid[0][0].set_ylabel("mean error")
     return figure
 
@@ -67,7 +67,7 @@ def surfaces(results: Mapping[str, Result]) -> Figure:
     shown = [results[label(loss)] for loss in PAPER if label(loss) in results] or [*results.values()][:5]
     figure = pyplot.figure(figsize=(3.1 * len(shown), 3.3))
     for place, result in enumerate(shown, 1):
-        _surface(figure.add_subplot(1, len(shown), place, projection="3d"), result)
+        _surface(figure.add_subplot(1, len(shown), place, projection="3d"), result, result.setting.loss)
     return figure
 
 
@@ -98,17 +98,17 @@ def published(results: Mapping[str, Result]) -> Figure:
         title="solid: the program; dotted: exact gradients", xlabel="iteration", ylabel="mean error", ylim=(0, None)
     )
     axes.legend(fontsize=7.5, loc="center right")
-    for place, loss in enumerate(("giou overlaps sides", "giou"), 2):
-        _surface(figure.add_subplot(1, 3, place, projection="3d"), results[loss])
+    _surface(figure.add_subplot(1, 3, 2, projection="3d"), results["giou overlaps sides"], "giou, the program")
+    _surface(figure.add_subplot(1, 3, 3, projection="3d"), results["giou"], "giou, exact")
     return figure
 
 
-def _surface(axes: Any, result: Result) -> None:
+def _surface(axes: Any, result: Result, title: str) -> None:
     x, y = _points(result).T
     axes.plot_trisurf(Triangulation(x, y), result.positions, cmap="viridis", linewidth=0)
     axes.set(xlabel="x", ylabel="y")
     axes.set_zlim(bottom=0)
-    axes.set_title(_short(result.setting.loss), y=0.97)
+    axes.set_title(_short(title))
     axes.tick_params(labelsize=7)
     axes.view_init(elev=32, azim=-60)
 
