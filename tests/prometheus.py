@@ -7,11 +7,10 @@ import json
 import math
 import re
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +18,7 @@ from typing import Any, Self
 import yaml
 
 from tests.programs import tool
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
 
 FOLDER = Path(__file__).parent.parent / "deploy/prometheus"
 CONFIG = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
@@ -80,6 +79,14 @@ class Prometheus:
         """The names of the alerts that fire."""
         return {alert["labels"]["alertname"] for alert in self.firing()}
 
+    def is_clear(self, alerts: set[str]) -> bool:
+        """Whether none of the alerts fires or is about to.
+
+        It is not while a scrape of the last second has failed: then there is no data, and an alert without data clears.
+        """
+        active = {alert["labels"]["alertname"] for alert in self._ask("alerts")["alerts"]}
+        return not alerts & active and self.numbers("min(min_over_time(up[1s]))") == [1]
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,14 +108,6 @@ class Prometheus:
                 return True
         except urllib.error.URLError:
             return False
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Waits until a condition holds, which must be soon."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.1)
 
 
 def _fast(shipped: dict[str, Any]) -> dict[str, Any]:

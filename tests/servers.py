@@ -19,6 +19,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -63,12 +64,16 @@ class ServerProcess:
         """The number of its process."""
         return self._process.pid
 
-    def total(self, metric: str, **labels: str) -> float:
-        """The sum of a metric's values under these labels, as the server tells it now."""
+    def samples(self, metric: str, **labels: str) -> list[Sample]:
+        """A metric's samples that have these labels, as the server tells them now."""
         with urllib.request.urlopen(self.metrics_url) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
         samples = [sample for family in families for sample in family.samples if sample.name == metric]
-        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+        return [sample for sample in samples if labels.items() <= sample.labels.items()]
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's values under these labels, as the server tells it now."""
+        return sum(sample.value for sample in self.samples(metric, **labels))
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
@@ -132,6 +137,15 @@ def start(stack: ExitStack, *flags: list[str]) -> list[ServerProcess]:
 def answered(server: ServerProcess, method: str = "Evaluate") -> float:
     """Calls of a method that a server has answered."""
     return server.total("grpc_server_handled_total", grpc_method=method, grpc_code="OK")
+
+
+def endings(server: ServerProcess, method: str) -> dict[str, int]:
+    """How many calls of a method have ended with which code."""
+    return {
+        sample.labels["grpc_code"]: int(sample.value)
+        for sample in server.samples("grpc_server_handled_total", grpc_method=method)
+        if sample.value
+    }
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

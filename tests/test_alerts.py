@@ -1,8 +1,7 @@
 """Every rule has data and every alert fires for its fault and clears after it, on the real Prometheus.
 
-Faults that cannot be caused cheaply are played to the rules by promtool, with those that can:
-deploy/prometheus/tests/boxloss_test.yml. The others are caused here, on real servers, with the shipped rules in fast
-motion (tests/prometheus.py).
+The fault of every alert is caused here, on a real server, with the shipped rules in fast motion (tests/prometheus.py).
+At the rules' own pace promtool plays them all: deploy/prometheus/tests/boxloss_test.yml.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from boxloss import wire
 from boxloss.v1 import array_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from tests.faulty_server import FAILS, FILLS_MEMORY
 from tests.programs import run, tool
-from tests.prometheus import FOLDER, Prometheus, rules, wait_until
-from tests.servers import ServerProcess, free_port
+from tests.prometheus import FOLDER, Prometheus, rules
+from tests.servers import ServerProcess, free_port, wait_until
 
 UNIT_TESTS = yaml.safe_load((FOLDER / "tests/boxloss_test.yml").read_text())
 ALERTS = {rule["alert"]: rule for rule in rules("alert")}
@@ -83,7 +83,7 @@ def test_every_record_has_data(tmp_path: Path) -> None:
             missing.difference_update([record for record in missing if prometheus.numbers(record)])
             return not missing
 
-        wait_until(all_have_data, f"data of {missing}")
+        wait_until(all_have_data, f"data of {missing}", 60)
 
 
 async def test_overload_fires_and_its_end_clears(tmp_path: Path) -> None:
@@ -116,24 +116,52 @@ async def test_killed_servers_fire_and_their_return_clears(tmp_path: Path) -> No
         await until_clear(prometheus, {"BoxlossNoReplicaUp", "BoxlossReplicaDown"})
 
 
-async def test_a_kernel_that_cannot_be_kept_fires_and_clears(tmp_path: Path) -> None:
+async def test_kernels_and_batches_that_fail_and_full_memory_fire_and_clear(tmp_path: Path) -> None:
+    """No kernel can be kept where a file stands in for the folder.
+
+    The device is a stand-in, tests/faulty_server.py: it fails, or tells that its memory is nearly full, when a box asks
+    for it. The server, its metrics, Prometheus and the rules are what everybody runs.
+    """
     tool("g++")
     (tmp_path / "file").touch()
+    alerts = {"BoxlossKernelFailures", "BoxlossBatchFailures", "BoxlossDeviceMemory"}
+    flags = "--compile=background", f"--kernel-cache={tmp_path / 'file/kernels'}"
     with (
-        ServerProcess("--compile=background", f"--kernel-cache={tmp_path / 'file/kernels'}") as server,
+        ServerProcess(*flags, module="tests.faulty_server") as server,
         Prometheus(tmp_path / "prometheus", [server.metrics_url]) as prometheus,
         boxloss.Client(server.address) as client,
     ):
-        wait_until(lambda: prometheus.numbers("boxloss_kernels_total") == [0, 0, 0], "Prometheus has seen no failure")
+        failures = '{__name__=~"boxloss_(batch_failures|kernels)_total", outcome=~"failed|request|split"}'
+        wait_until(lambda: prometheus.numbers(failures) == [0, 0, 0], "Prometheus has seen no failure")
         for _ in range(16):
             client.evaluate([[0, 0, 4, 4]], [[1, 2, 5, 8]], boxloss.CIoU())
-        await until_firing(prometheus, {"BoxlossKernelFailures"})
-        await until_clear(prometheus, {"BoxlossKernelFailures"})
+        with pytest.raises(boxloss.BoxlossError, match="failed to compute"):
+            client.evaluate([[FAILS, 0, 4, 4]], [[1, 2, 5, 8]], boxloss.CIoU())
+        client.evaluate([[FILLS_MEMORY, 0, 4, 4]], [[1, 2, 5, 8]], boxloss.CIoU())
+        await until_firing(prometheus, alerts)
+        client.evaluate([[0, 0, 4, 4]], [[1, 2, 5, 8]], boxloss.CIoU())
+        await until_clear(prometheus, alerts)
+
+
+async def test_a_caller_above_its_quota_fires_and_its_end_clears(tmp_path: Path) -> None:
+    with (
+        ServerProcess("--client-pairs-per-second=1") as server,
+        Prometheus(tmp_path / "prometheus", [server.metrics_url]) as prometheus,
+    ):
+        async with callers(server.address, (slow_request(1), None)):
+            await until_firing(prometheus, {"BoxlossQuotaExceeded"})
+        await until_clear(prometheus, {"BoxlossQuotaExceeded"})
+
+
+def overload(address: str) -> AbstractAsyncContextManager[None]:
+    """Callers with slow requests that fill the queue and more, and some who wait for too short a time."""
+    patient, hurried = (slow_request(SLOW_PAIRS), None), (slow_request(HURRIED_PAIRS), 0.3)
+    return callers(address, *SLOW_CALLERS * [patient], *8 * [hurried])
 
 
 @asynccontextmanager
-async def overload(address: str) -> AsyncIterator[None]:
-    """Callers with slow requests that fill the queue and more, and some who wait for too short a time."""
+async def callers(address: str, *calls: tuple[EvaluateRequest, float | None]) -> AsyncIterator[None]:
+    """Each sends its request again and again, with its timeout in seconds, whatever the answer."""
 
     async def call(stub: Any, request: EvaluateRequest, timeout: float | None) -> None:
         while True:
@@ -143,15 +171,13 @@ async def overload(address: str) -> AsyncIterator[None]:
 
     async with grpc.aio.insecure_channel(address, [("grpc.max_receive_message_length", -1)]) as channel:
         stub = LossServiceStub(channel)
-        calls = [call(stub, slow_request(SLOW_PAIRS), None) for _ in range(SLOW_CALLERS)]
-        calls += [call(stub, slow_request(HURRIED_PAIRS), 0.3) for _ in range(8)]
-        callers = [asyncio.create_task(each) for each in calls]
+        calling = [asyncio.create_task(call(stub, *each)) for each in calls]
         try:
             yield
         finally:
-            for caller in callers:
+            for caller in calling:
                 caller.cancel()
-            await asyncio.gather(*callers, return_exceptions=True)
+            await asyncio.gather(*calling, return_exceptions=True)
 
 
 def slow_request(pairs: int) -> EvaluateRequest:
@@ -184,4 +210,4 @@ async def until_firing(prometheus: Prometheus, alerts: set[str]) -> None:
 
 
 async def until_clear(prometheus: Prometheus, alerts: set[str]) -> None:
-    await asyncio.to_thread(wait_until, lambda: not alerts & prometheus.names_firing(), f"{alerts} are clear", 90)
+    await asyncio.to_thread(wait_until, lambda: prometheus.is_clear(alerts), f"{alerts} are clear", 90)

@@ -8,8 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from PIL import Image as Picture
 
 from boxloss.audit.formats import read
 from boxloss.audit.problems import Problem
-from boxloss.cli import main
+from tests.commands import Run, runner
 from tests.servers import ServerProcess, free_port
 from tests.shared_data import folder
 
@@ -50,16 +48,6 @@ FOUND = [("missing", None, 3), ("bad_location", 11, 4), ("wrong_class", 12, 5), 
 """Kind, label and row of the prediction in the list."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test starts in an empty folder."""
@@ -68,16 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process."""
-
-    def command(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as end:
-            main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        code = end.value.code
-        return Outcome(code if isinstance(code, int) else int(code is not None), out, err)
-
-    return command
+    return runner(capsys)
 
 
 def save(name: str, content: Any) -> Path:
@@ -504,9 +483,30 @@ def test_a_real_coco_set_is_audited_and_corrected(run: Run) -> None:
                 assert finding["proposed_box"] == pytest.approx(prediction["bbox"])
     fixed = run("correct", "--labels", labels, "--accepted", "out.json", "--min-score", "0.5", "--output", "fixed.json")
     assert fixed.code == 0
+    assert_only_annotations_changed(json.loads(labels.read_text()), json.loads(Path("fixed.json").read_text()))
     again = run("audit", "--labels", "fixed.json", "--predictions", results, "--output", "again.json", "--quiet")
     assert again.code == 0
     assert len(findings("again.json")) < len(findings())
+
+
+def assert_only_annotations_changed(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Whose boxes stay keep all that was said of them; the others lose their outlines, which would not fit."""
+    assert {key: value for key, value in after.items() if key != "annotations"} == {
+        key: value for key, value in before.items() if key != "annotations"
+    }
+    old = {annotation["id"]: annotation for annotation in before["annotations"]}
+    assert old.keys() - {annotation["id"] for annotation in after["annotations"]}  # Spurious ones are gone.
+    kinds = set()
+    for annotation in after["annotations"]:
+        was = old.get(annotation["id"])
+        if was and was["bbox"] == annotation["bbox"]:
+            kinds.add("kept")
+            assert annotation == was | {"category_id": annotation["category_id"]}
+        else:
+            kinds.add("moved")
+            assert "segmentation" not in annotation
+            assert annotation["area"] == pytest.approx(annotation["bbox"][2] * annotation["bbox"][3])
+    assert kinds == {"kept", "moved"}
 
 
 @pytest.mark.parametrize("labels", ["pascalvoc_format", "cvat_format", "yolo_format", "openimages_format"])

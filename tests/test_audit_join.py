@@ -17,8 +17,8 @@ from boxloss.audit.formats import read
 from boxloss.audit.image import Id, Image
 from boxloss.audit.join import Joined, by_annotator, join
 from boxloss.audit.problems import Problem
+from tests.readers import VOC_CLASSES
 from tests.shared_data import folder
-from tests.test_audit_readers import VOC_CLASSES
 
 SQUARE = (10.0, 20.0, 30.0, 40.0)
 

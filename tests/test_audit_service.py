@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator
-from itertools import count
+from itertools import count, cycle
 
 import grpc
 import numpy as np
@@ -18,7 +18,7 @@ from boxloss.audit.wire import image_to_message
 from boxloss.v1.audit_service_pb2 import AuditImage, AuditRequest, AuditRules
 from boxloss.v1.audit_service_pb2_grpc import AuditServiceStub
 from tests.audits import assert_same
-from tests.servers import ServerProcess, free_port
+from tests.servers import ServerProcess, endings, free_port, wait_until
 
 
 def some_images(number: int, boxes: int = 20) -> Iterator[Image]:
@@ -137,6 +137,24 @@ def test_audits_are_counted() -> None:
             assert server.total("boxloss_audit_findings_total", kind=kind) == number
         assert server.total("boxloss_audit_iou_count") == summary.iou_histogram.sum() > 0
         assert server.total("grpc_server_handled_total", grpc_method="Audit") == 1
+
+
+async def test_audits_that_are_read_to_their_end_are_successes_to_the_server() -> None:
+    with ServerProcess() as server:
+        for number in (1, 8, 20):
+            with boxloss.Client(server.address) as client:
+                assert len(list(client.audit(some_images(number)))) == number
+            async with boxloss.AsyncClient(server.address) as connected:
+                assert len([each async for each in connected.audit(some_images(number))]) == number
+        assert endings(server, "Audit") == {"OK": 6}
+
+
+def test_an_audit_that_the_caller_abandons_is_over_at_once() -> None:
+    with ServerProcess() as server, boxloss.Client(server.address) as client:
+        found = client.audit(cycle(some_images(8)))
+        next(found)
+        del found
+        wait_until(lambda: sum(endings(server, "Audit").values()) == 1, "the audit is over")
 
 
 def test_sigterm_does_not_wait_for_an_idle_audit() -> None:

@@ -10,8 +10,7 @@ import pty
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import pyarrow.parquet
 import pytest
 
 import boxloss
-from boxloss.cli import main
 from boxloss.cli.matching import choose
 from boxloss.cli.specs import label, parse
+from tests.commands import Outcome, Run, runner
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "boxloss"
 COINS = Path(__file__).parent.parent / "examples" / "coins"
@@ -57,18 +56,6 @@ RESULTS = [
 ]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, str]]:
-        """The output, read as CSV."""
-        return list(csv.DictReader(io.StringIO(self.out)))
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with boxloss.embedded(device="cpu") as client:
@@ -82,21 +69,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BOXLOSS_ADDRESS", raising=False)
 
 
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process."""
-
-    def command(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as end:
-            main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        code = end.value.code
-        return Outcome(code if isinstance(code, int) else int(code is not None), out, err)
-
-    return command
+    return runner(capsys)
 
 
 @pytest.fixture

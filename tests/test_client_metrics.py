@@ -20,6 +20,7 @@ from boxloss import CIoU, GIoU
 from boxloss.metrics import ClientMetrics
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from tests.servers import ServerProcess, free_port
+from tests.test_audit_service import some_images
 from tests.test_metrics import PAGE, SUFFIXES, Samples, described, slow_request, until
 
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
@@ -102,6 +103,15 @@ async def test_calls_of_an_asyncio_client_are_counted(own: ServerProcess, ledger
     assert ledger("boxloss_client_calls_total", code="OK") == 2 + 1 + 2 + 1
     assert ledger("boxloss_client_calls_total", method="Evaluate", code="INVALID_ARGUMENT") == 1
     assert ledger("boxloss_client_messages_total") == 3 + 1 + 2 + 3
+
+
+async def test_the_images_of_an_audit_are_counted_as_messages(own: ServerProcess, ledger: Ledger) -> None:
+    with boxloss.Client(own.address, metrics=ledger.metrics) as client:
+        assert len(list(client.audit(some_images(5)))) == 5
+    async with boxloss.AsyncClient(own.address, metrics=ledger.metrics) as connected:
+        assert len([each async for each in connected.audit(some_images(7))]) == 7
+    assert ledger("boxloss_client_calls_total", method="Audit", code="OK") == ledger("boxloss_client_calls_total") == 2
+    assert ledger("boxloss_client_messages_total") == 5 + 7
 
 
 async def test_calls_that_share_a_message_are_counted(own: ServerProcess, ledger: Ledger) -> None:

@@ -42,11 +42,7 @@ def traced(receiver: Receiver) -> Iterator[ServerProcess]:
     endpoint = receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint), schedule_delay_millis=50))
     trace.set_tracer_provider(provider)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in receiver.variables.items():
-            patch.setenv(name, value)
-        server = ServerProcess("--tracing")
-    with server:
+    with ServerProcess("--tracing", environment=receiver.variables) as server:
         yield server
     provider.shutdown()
 

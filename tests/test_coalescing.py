@@ -127,7 +127,7 @@ async def test_a_lone_caller_sends_its_call_itself(server: ServerProcess) -> Non
         await connected.info()
         with frozen(server):
             (call,) = await start(connected, [connected.evaluate(A, B, CIoU())])
-            assert not connected._sendings
+            assert not connected._coalescer._sendings
         assert (await call).loss == pytest.approx([CIOU_OF_A_AND_B])
 
 
@@ -343,7 +343,7 @@ async def test_a_message_that_nobody_waits_for_is_cancelled(server: ServerProces
             calls = await start(connected, [connected.evaluate(A, B, CIoU()) for _ in range(8)])
             calls[0].cancel()
             await asyncio.wait(calls[:1])
-            (sending,) = connected._sendings
+            (sending,) = connected._coalescer._sendings
             for call in calls[2:]:
                 call.cancel()
             await asyncio.wait([sending], timeout=10)

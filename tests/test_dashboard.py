@@ -21,8 +21,8 @@ from boxloss.audit.image import Image, Labels, Predictions
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server.service.metrics import Metrics
-from tests.prometheus import Prometheus, wait_until
-from tests.servers import ServerProcess
+from tests.prometheus import Prometheus
+from tests.servers import ServerProcess, wait_until
 
 GRAFANA = Path(__file__).parent.parent / "deploy/grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards/boxloss.json").read_text())
@@ -106,7 +106,7 @@ def test_all_metrics_of_the_server_are_shown() -> None:
 def test_query_has_data(query: str, prometheus: Prometheus) -> None:
     query = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
     assert "$" not in query
-    wait_until(lambda: bool(prometheus.numbers(query)), f"{query} has data")
+    wait_until(lambda: bool(prometheus.numbers(query)), f"{query} has data", 60)
 
 
 def test_the_variable_finds_the_servers(prometheus: Prometheus) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from structlog.testing import capture_logs
 
 from boxloss import BCD, GWD, KLD, CIoU, Focal, Focaler, GIoU, Inner, IoU, KFIoU, Loss, MPDIoU, ProbIoU, SmoothL1
@@ -195,6 +196,16 @@ def test_closing_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
     heard.kernels.close()
     assert heard.outcomes == []
     assert not list(tmp_path.glob("*.pt2"))
+
+
+@pytest.mark.timeout(60)
+def test_closing_does_not_wait_for_another_process_that_compiles(tmp_path: Path) -> None:
+    heard = Heard(tmp_path)
+    with FileLock(f"{heard.kernels._path(SIMPLE)}.lock"):
+        for _ in range(20):
+            heard.kernels.of(SIMPLE)
+        heard.kernels.close()
+    assert heard.outcomes == []
 
 
 FUNCTIONS: dict[str, tuple[Any, tuple[Loss, ...]]] = {

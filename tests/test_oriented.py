@@ -399,6 +399,43 @@ def test_everything_is_finite(kind: Callable[..., Pairs], dtype: torch.dtype) ->
             assert each.isfinite().all(), loss
 
 
+def unlike(first_side: float, second_side: float, apart: float) -> Pairs:
+    """Boxes of very different sizes. The smaller is at the origin: float32 knows none that are far from it."""
+    rng = np.random.default_rng(SEED)
+    first, second = random_rectangles(rng, 50, 1), random_rectangles(rng, 50, 1)
+    first[:4], second[:4] = first[:4] * first_side, second[:4] * second_side
+    (first if first_side > second_side else second)[0] += apart
+    return rectangle_corners(torch.tensor(first).float()), rectangle_corners(torch.tensor(second).float())
+
+
+SIDES = [1e-12, 1e-6, 1.0, 1e6, 1e15]
+
+
+@every_loss
+@pytest.mark.parametrize("first_side", SIDES)
+def test_everything_is_finite_however_unlike_the_boxes_are(loss: Loss, first_side: float) -> None:
+    for second_side in SIDES:
+        for apart in (0, max(first_side, second_side), 1e15):
+            for each in value_and_gradients(*unlike(first_side, second_side, apart), loss):
+                assert each.isfinite().all(), (second_side, apart)
+
+
+@every_loss
+@pytest.mark.parametrize("sides", [(1e-12, 1), (1, 1e-12), (1e-12, 1e-12), (1e-9, 1e3), (1e3, 1e-9)], ids=str)
+def test_boxes_of_very_different_sizes_score_in_float32_as_in_float64(loss: Loss, sides: tuple[float, float]) -> None:
+    for apart in (0, 10 * max(sides)):
+        first, second = unlike(*sides, apart)
+        value, *gradients = value_and_gradients(first, second, loss)
+        expected, *others = value_and_gradients(first.double(), second.double(), loss)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5)
+        if not isinstance(loss, GaussianLoss):
+            continue  # They have kinks, where rounding chooses the side.
+        for gradient, other, side in zip(gradients, others, sides, strict=True):
+            change, known = gradient.double() * side, other * side  # Of the loss, as the box changes by its own size.
+            tolerance = 1e-3 * known.abs().amax(0).clamp(1) + 1e-5 * expected  # Parts as large as the loss cancel.
+            assert ((change - known).abs() <= tolerance).all()
+
+
 @kinds
 def test_gradients_of_the_intersection_are_bounded_by_the_edges(kind: Callable[..., Pairs]) -> None:
     """A corner that moves sweeps at most half of what the edges beside it do, but for rounding where corners touch."""

@@ -13,11 +13,13 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from h2.events import ResponseReceived
 
 import boxloss
 from boxloss import IoU, SmoothL1, wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from tests.http2 import Http2Client
 from tests.servers import ServerProcess
 from tests.slow_server import PAIRS_PER_SECOND
 
@@ -109,6 +111,30 @@ async def test_thrice_the_load_is_answered_as_fast_and_the_rest_is_told_when_to_
     # What is ahead of a call is computed first, and no more may be than there is room.
     assert max(heavy.queue_times) < 2 * ROOM / RATE
     assert slow_server.total("boxloss_waiting_requests") == 0
+
+
+def test_a_full_server_refuses_calls_before_it_has_received_their_messages() -> None:
+    boxes = array_pb2.Array(data=np.tile(BOXES, (200, 1)).tobytes())
+    full = "--max-waiting-pairs=1000000", "--max-request-pairs=1000000"
+    with ServerProcess(*full, module="tests.slow_server") as server, Http2Client(server.port) as client:
+        first = client.start("Evaluate")  # It takes two seconds.
+        client.send(first, loss_service_pb2.EvaluateRequest(predictions=boxes, targets=boxes, losses=LOSSES))
+        while server.total("boxloss_waiting_pairs") < 1_000_000:
+            pass
+        for method in ("Evaluate", "PairwiseIou"):
+            client.start(method)
+            events = client.read_until(ResponseReceived)
+            (headers,) = (dict(event.headers) for event in events if isinstance(event, ResponseReceived))
+            assert headers[b"grpc-status"] == b"8"
+            assert 0 < int(headers[b"grpc-retry-pushback-ms"]) <= 1000
+        # However much has come through a connection, a call may send no more before it is let in.
+        assert client.http2.remote_settings.initial_window_size <= 2**16
+        with boxloss.Client(server.address) as other:
+            assert other.info().losses
+        assert server.total("boxloss_rejected_total", reason="queue_full") == 2
+        assert server.total("grpc_server_handled_total", grpc_code="RESOURCE_EXHAUSTED") == 2
+        assert server.stop() == 0
+        assert all("event" in line for line in server.log)  # Neither warnings of Python's nor lines of gRPC's.
 
 
 async def test_calls_and_streams_share_an_overloaded_server(slow_server: ServerProcess) -> None:

@@ -47,11 +47,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def traced(receiver: Receiver) -> Iterator[ServerProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in receiver.variables.items():
-            patch.setenv(name, value)
-        server = ServerProcess("--tracing")
-    with server:
+    with ServerProcess("--tracing", environment=receiver.variables) as server:
         yield server
 
 
@@ -215,12 +211,11 @@ def exemplars(url: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("flags", [[], ["--processes=2"]], ids=["one process", "two processes"])
-def test_sampled_calls_are_examples_of_their_metrics(
-    flags: list[str], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in receiver.variables.items():
-        monkeypatch.setenv(name, value)
-    with ServerProcess("--tracing", *flags) as server, grpc.insecure_channel(server.address) as channel:
+def test_sampled_calls_are_examples_of_their_metrics(flags: list[str], receiver: Receiver) -> None:
+    with (
+        ServerProcess("--tracing", *flags, environment=receiver.variables) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         stub = LossServiceStub(channel)
         stub.Evaluate(request(), metadata=NOT_SAMPLED)
         assert exemplars(server.metrics_url) == {}
@@ -238,10 +233,9 @@ def test_without_being_asked_to_a_server_traces_nothing(server: ServerProcess) -
     assert exemplars(server.metrics_url) == {}
 
 
-def test_a_server_serves_and_ends_where_no_receiver_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with ServerProcess("--tracing") as server:
+def test_a_server_serves_and_ends_where_no_receiver_answers() -> None:
+    nobody = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with ServerProcess("--tracing", environment=nobody) as server:
         with grpc.insecure_channel(server.address) as channel:
             assert LossServiceStub(channel).Evaluate(request(), metadata=SAMPLED).results
         assert server.stop() == 0

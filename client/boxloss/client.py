@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,32 +18,19 @@ from boxloss.audit.image import Image
 from boxloss.audit.rules import ImageAudit, Rules
 from boxloss.audit.summary import Summary
 from boxloss.channel import Address
-from boxloss.coalescing import Answer, Call, Lane, Message, Outcome, Word
+from boxloss.coalescer import Coalescer, ThreadCall
+from boxloss.coalescing import Answer, Lane, Message, Word
 from boxloss.connection import Connection
-from boxloss.credentials import Tls, metadata, open_channel
-from boxloss.errors import (
-    BoxlossError,
-    DeadlineExceededError,
-    InvalidInputError,
-    RequestTooLargeError,
-    ServerUnavailableError,
-)
-from boxloss.exchange import (
-    NO_NAMES,
-    Batch,
-    EvaluationExchange,
-    MatrixExchange,
-    Options,
-    Question,
-    StreamExchange,
-)
+from boxloss.credentials import Tls
+from boxloss.errors import DeadlineExceededError, RequestTooLargeError
+from boxloss.exchange import NO_NAMES, Batch, EvaluationExchange, MatrixExchange, Options, Question
 from boxloss.losses import Loss
 from boxloss.offer import server_info
 from boxloss.results import LossInfo, LossResult, ServerInfo
 from boxloss.retry import policy
-from boxloss.stub import Stub, read_answer
-from boxloss.v1 import loss_service_pb2
-from boxloss.v1.audit_service_pb2 import AuditResponse
+from boxloss.stream_exchange import EvaluationStreamExchange
+from boxloss.streams import Stream
+from boxloss.stub import read_answer
 from boxloss.words import BoxFormat, Invalid, Metric, Reduction
 
 if TYPE_CHECKING:
@@ -85,10 +69,8 @@ class Client(Connection):
         tls: Tls | None = None,
         token: str | None = None,
     ) -> None:
-        super().__init__(address, timeout=timeout, metrics=metrics, tracing=tracing)
-        self._channel = open_channel(grpc, address, tls, token)
-        self._stub = Stub(self._channel, metadata(token))
-        self._lock = threading.Lock()
+        super().__init__(grpc, address, timeout=timeout, metrics=metrics, tracing=tracing, tls=tls, token=token)
+        self._coalescer = Coalescer()
 
     def __enter__(self) -> Self:
         return self
@@ -100,12 +82,12 @@ class Client(Connection):
 
     def close(self) -> None:
         """Closes the connection; calls under way fail."""
-        self._closed = True
-        self._channel.close()
+        self._transport.closed = True
+        self._transport.channel.close()
 
     def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
-        with self._watched("ListLosses"):
+        with self._transport.watched("ListLosses"):
             self._server = server_info(self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
 
@@ -161,7 +143,7 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
-        with self._watched("Evaluate"):
+        with self._transport.watched("Evaluate"):
             return self._evaluate(question, timeout)[0]
 
     def compare(
@@ -188,7 +170,7 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         question = Question(predictions, targets, losses, options, reduction, weights, crowd)
-        with self._watched("Evaluate"):
+        with self._transport.watched("Evaluate"):
             return self._evaluate(question, timeout)
 
     def evaluate_stream(
@@ -225,50 +207,16 @@ class Client(Connection):
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
         deadline = time.monotonic() + timeout if timeout is not None else None
-        stream = StreamExchange(loss, options, reduction, self._offer(None))
-        connection: _Stream | None = None
-        fault: InvalidInputError | None = None
+        exchange = EvaluationStreamExchange(loss, options, reduction, self._offer(None))
 
-        def read() -> loss_service_pb2.EvaluateStreamResponse:
-            nonlocal connection
-            connection = connection or _Stream(self, "EvaluateStream", stream.unanswered, deadline)
-            try:
-                answer: loss_service_pb2.EvaluateStreamResponse = connection.read()
-                return answer
-            except BoxlossError as error:
-                connection.close(error)
-                connection = None
-                if not (isinstance(error, RequestTooLargeError) and self._narrows(stream.server)):
-                    raise
-            stream.cut(self._offer(None))
-            return read()
+        def narrow() -> bool:
+            if not self._narrows(exchange.server):
+                return False
+            exchange.cut(self._offer(None))
+            return True
 
-        source = iter(batches)
-        retrying = partial(
-            Retrying, **policy(self.timeout, self._several), before_sleep=self._retried("EvaluateStream")
-        )
-        with self._watched("EvaluateStream"):
-            try:
-                while True:
-                    while not (fault or stream.full) and (batch := next(source, None)) is not None:
-                        try:
-                            messages = stream.ask(batch)
-                        except InvalidInputError as error:
-                            fault = error  # To be raised when the batches before it are answered.
-                        else:
-                            if self._metrics:
-                                self._metrics.sent(len(messages))
-                            if connection:
-                                connection.write(messages)
-                    if not stream.unanswered:
-                        if fault:
-                            raise fault
-                        return
-                    if result := stream.answer(retrying()(read)):
-                        yield result
-            finally:
-                if connection:
-                    connection.close()
+        stream = Stream(self._transport, "EvaluateStream", exchange, self.timeout, deadline, narrow)
+        yield from stream.results(batches)
 
     def pairwise_iou(
         self,
@@ -308,7 +256,7 @@ class Client(Connection):
             exchange = MatrixExchange(a, b, metric, box_format, invalid, crowd, image_size, server)
             return exchange.matrix(self._ask("PairwiseIou", exchange, deadline))
 
-        with self._watched("PairwiseIou"):
+        with self._transport.watched("PairwiseIou"):
             return self._fitting(ask, deadline)
 
     def audit(
@@ -339,43 +287,20 @@ class Client(Connection):
     def _audited(
         self, images: Iterable[Image], exchange: AuditExchange, deadline: float | None
     ) -> Iterator[ImageAudit | Summary]:
-        connection: _Stream | None = None
-
-        def read() -> AuditResponse:
-            nonlocal connection
-            connection = connection or _Stream(self, "Audit", exchange.unanswered, deadline)
-            try:
-                answer: AuditResponse = connection.read()
-            except BoxlossError as error:
-                connection.close(error)
-                connection = None
-                raise
-            return answer
-
-        source = iter(images)
-        retrying = partial(Retrying, **policy(self.timeout, self._several), before_sleep=self._retried("Audit"))
-        with self._watched("Audit"):
-            try:
-                while True:
-                    while not exchange.full and (image := next(source, None)) is not None:
-                        message = exchange.ask(image)
-                        if connection:
-                            connection.write([message])
-                    if exchange.done:
-                        yield exchange.summary()
-                        return
-                    yield exchange.answer(retrying()(read))
-            finally:
-                if connection:
-                    connection.close()
+        yield from Stream(self._transport, "Audit", exchange, self.timeout, deadline).results(images)
+        yield exchange.summary()
 
     def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
 
         def ask(server: ServerInfo) -> list[LossResult]:
             if lane := self._lane(question, timeout, server):
-                call = _Call(question, deadline)
-                return self._ride(lane, call).results(call)
+                call = ThreadCall(question, deadline)
+                call.caller = self._transport.caller()
+                outcome = self._coalescer.ride(lane, call, self._send)
+                if isinstance(outcome, Word):
+                    raise self._transport.late()
+                return outcome.results(call)
             exchange = EvaluationExchange(question, server)
             return exchange.results(self._ask("Evaluate", exchange, deadline))
 
@@ -391,75 +316,18 @@ class Client(Connection):
                 if not self._narrows(server):
                     raise
 
-    def _ride(self, lane: Lane[_Call], call: _Call) -> Answer:
-        """The answer to the message that a call rides in."""
-        call.caller = self._caller()
-        with self._lock:
-            leads = lane.enter(call)
-        outcome = Word.LEAD if leads else self._wait(lane, call)
-        if outcome is Word.LEAD:
-            outcome = self._lead(lane, call)
-        if outcome is Word.ALONE:
-            outcome = self._send(lane, [call])
-        if isinstance(outcome, Word):
-            raise self._late()
-        return outcome
-
-    def _send(self, lane: Lane[_Call], calls: list[_Call]) -> Answer:
+    def _send(self, lane: Lane[ThreadCall], calls: list[ThreadCall]) -> Answer:
+        """Sends calls that ride together."""
         message = Message(lane, calls)
-        callers = [call.caller for call in calls] if self._tracing else ()
-        if self._metrics:
-            self._metrics.coalesced(len(calls))
+        transport = self._transport
+        callers = [call.caller for call in calls] if transport.tracing else ()
+        if transport.metrics:
+            transport.metrics.coalesced(len(calls))
         try:
             response = self._call("Evaluate", message.request(), message.deadline, callers=callers)
             return Answer(lane.kind, response, message.pairs)
         except DeadlineExceededError as error:
-            raise self._late(error) from None
-
-    def _lead(self, lane: Lane[_Call], call: _Call) -> Outcome:
-        """Sends a call with those that wait, hands them the answer, and the place to one that came meanwhile."""
-        calls = [call]
-        outcome: Outcome = Word.ALONE
-        try:
-            with self._lock:
-                calls = lane.gather(call)
-            outcome = self._send(lane, calls)
-        except BoxlossError as error:
-            if len(calls) == 1:
-                raise
-            outcome = Word.after(error)
-        finally:
-            for other in calls[1:]:
-                other.inbox.put(outcome)
-            if len(calls) > 1:
-                time.sleep(0)  # First those answered go on; they may call again at once, and can ride together.
-            self._pass_on(lane)
-        return outcome
-
-    def _wait(self, lane: Lane[_Call], call: _Call) -> Outcome:
-        """Waits until a call has ridden with another's, or is told what to do."""
-        outcome: Outcome | None = None
-        try:
-            outcome = call.inbox.get(timeout=max(call.deadline - time.monotonic(), 0))
-        except Empty:
-            return Word.LATE
-        finally:
-            if outcome is None:
-                self._withdraw(lane, call)
-        return outcome
-
-    def _withdraw(self, lane: Lane[_Call], call: _Call) -> None:
-        """Takes back a call whose caller has gone."""
-        with self._lock:
-            waited = lane.withdraw(call)
-        if not waited and not call.inbox.empty() and call.inbox.get() is Word.LEAD:
-            self._pass_on(lane)
-
-    def _pass_on(self, lane: Lane[_Call]) -> None:
-        """Has another caller use the place that has become free."""
-        with self._lock:
-            if successor := lane.leave():
-                successor.inbox.put(Word.LEAD)
+            raise transport.late(error) from None
 
     def _ask(self, method: str, exchange: EvaluationExchange | MatrixExchange, deadline: float) -> list[Any]:
         return [self._call(method, request, deadline, names) for request, names in exchange.requests()]
@@ -476,67 +344,19 @@ class Client(Connection):
         names: Mapping[str, str] = NO_NAMES,
         callers: Sequence[Any] = (),
     ) -> Any:
+        transport = self._transport
+
         def attempt() -> Any:
-            self._check_open()
+            transport.check_open()
             try:
                 timeout = max(deadline - time.monotonic(), 0)
-                answer = getattr(self._stub, method)(request, timeout=timeout, metadata=headers)
+                answer = getattr(transport.stub, method)(request, timeout=timeout, metadata=headers)
             except grpc.RpcError as error:
-                self._check_open()
-                raise self._translated(error, method, names) from None
-            self._trouble = None
+                transport.check_open()
+                raise transport.translated(error, method, names) from None
+            transport.trouble = None
             return read_answer(method, answer)
 
-        with self._sending(method, callers) as headers:
-            retries = policy(deadline - time.monotonic(), self._several)
-            return Retrying(**retries, before_sleep=self._retried(method))(attempt)
-
-
-class _Call(Call):
-    """A call whose caller may have to wait."""
-
-    def __init__(self, question: Question, deadline: float) -> None:
-        super().__init__(question, deadline)
-        self.inbox: SimpleQueue[Outcome] = SimpleQueue()
-
-
-class _Stream:
-    """One connection of a stream.
-
-    Args:
-        client: whose.
-        method: name of the RPC.
-        messages: to send first.
-        deadline: of the whole stream, as time.monotonic() tells it.
-    """
-
-    def __init__(self, client: Client, method: str, messages: list[bytes], deadline: float | None) -> None:
-        client._check_open()
-        self._client = client
-        self._method = method
-        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
-        self.write(messages)
-        self._span = client._tracing.Span(method) if client._tracing else None
-        headers = self._span.headers if self._span else None
-        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = getattr(client._stub, method)(iter(self._outbox.get, None), timeout=timeout, metadata=headers)
-
-    def write(self, messages: list[bytes]) -> None:
-        for message in messages:
-            self._outbox.put(message)
-
-    def read(self) -> Any:
-        try:
-            answer: bytes = next(self._call)
-        except grpc.RpcError as error:
-            raise self._client._translated(error, self._method) from None
-        except StopIteration:
-            raise ServerUnavailableError(f"{self._client.address} ended the stream before its last answer") from None
-        self._client._trouble = None
-        return read_answer(self._method, answer)
-
-    def close(self, error: BoxlossError | None = None) -> None:
-        if self._span:
-            self._span.end(error)
-        self._outbox.put(None)
-        self._call.cancel()
+        with transport.sending(method, callers) as headers:
+            retries = policy(deadline - time.monotonic(), transport.several)
+            return Retrying(**retries, before_sleep=transport.retried(method))(attempt)

@@ -5,7 +5,7 @@ call leaves at once and alone: a lone caller waits for nobody. Calls that come m
 as a message is answered. Each of them takes its own rows of the answer. Where the server refuses a message, its calls
 go again, each alone, and meet their own errors.
 
-There is no input, output or waiting here: `client.py` does these with threads, `aio.py` with tasks.
+There is no input, output or waiting here: `coalescer.py` does these with threads, `aio_coalescer.py` with tasks.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ messages, whose answers are joined again.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, unexpected, valid_rows, weights_of
-from boxloss.bulk import array_field, elements_of, field
+from boxloss.bulk import array_field, elements_of
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import Loss
 from boxloss.results import Execution, LossResult, ServerInfo
 from boxloss.v1 import array_pb2, loss_service_pb2
-from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateStreamRequest, PairwiseIouRequest
+from boxloss.v1.loss_service_pb2 import EvaluateRequest, PairwiseIouRequest
 from boxloss.wire import enum_choices, loss_to_message
 from boxloss.words import COLUMNS, BoxFormat, Invalid, Metric, Reduction
 
@@ -322,77 +321,6 @@ class MatrixExchange:
                 tiles.append(from_message(response.matrix, response.dtype, shape))
             bands.append(np.concatenate(tiles, axis=1))
         return np.concatenate(bands)
-
-
-class StreamExchange:
-    """The messages of an evaluation stream that are sent and not yet answered, in order.
-
-    Args:
-        loss: what to compute for every batch.
-        options: how.
-        reduction: of each batch.
-        server: whose limits hold.
-    """
-
-    DEPTH = 8
-    """Messages on their way at once: enough to hide the way, few enough to hold in memory."""
-
-    def __init__(self, loss: Loss, options: Options, reduction: Reduction, server: ServerInfo) -> None:
-        self._loss = loss
-        self._options = options
-        self._reduction = reduction
-        self.server = server
-        self._unanswered: deque[tuple[bytes, EvaluationExchange | None]] = deque()
-        self._answers: list[loss_service_pb2.EvaluateResponse] = []
-        self._asked = 0
-
-    @property
-    def unanswered(self) -> list[bytes]:
-        """What to send again when the connection broke."""
-        return [message for message, _ in self._unanswered]
-
-    @property
-    def full(self) -> bool:
-        """Whether enough is on its way."""
-        return len(self._unanswered) >= self.DEPTH
-
-    def ask(self, batch: Batch) -> list[bytes]:
-        """The messages to send for the next batch."""
-        predictions, targets, *weights = batch
-        try:
-            question = Question(predictions, targets, [self._loss], self._options, self._reduction, *weights[:1])
-        except InvalidInputError as error:
-            raise error.within(f"batches[{self._asked}]") from None
-        self._asked += 1
-        return self._write(question)
-
-    def cut(self, server: ServerInfo) -> None:
-        """Has all that is not answered asked anew, in messages that fit other limits."""
-        questions = [exchange.question for _, exchange in self._unanswered if exchange]
-        self.server = server
-        self._unanswered.clear()
-        self._answers = []
-        for question in questions:
-            self._write(question)
-
-    def _write(self, question: Question) -> list[bytes]:
-        exchange = EvaluationExchange(question, self.server)
-        messages = [
-            b"".join(field(EvaluateStreamRequest.REQUEST_FIELD_NUMBER, request)) for request, _ in exchange.requests()
-        ]
-        self._unanswered.extend((message, None) for message in messages[:-1])
-        self._unanswered.append((messages[-1], exchange))
-        return messages
-
-    def answer(self, response: loss_service_pb2.EvaluateStreamResponse) -> LossResult | None:
-        """Takes the next answer; the batch's result where it was its last."""
-        self._answers.append(response.response)
-        _, exchange = self._unanswered.popleft()
-        if exchange is None:
-            return None
-        result = exchange.results(self._answers)[0]
-        self._answers = []
-        return result
 
 
 def check_results(response: loss_service_pb2.EvaluateResponse, kind: Kind) -> None:

@@ -22,8 +22,8 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import Engine, Kernels
+from boxloss_server.security import Access
 from boxloss_server.service import bulk
-from boxloss_server.service.access import Access
 from boxloss_server.service.audits import AuditServicer
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
@@ -85,7 +85,9 @@ class Target:
         streams = Streams()
         servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access, streams)
         audits = AuditServicer(self._batcher, LIMITS, metrics, access, streams)
-        methods: Any = Methods(metrics, access)
+        methods: Any = Methods(
+            metrics, access, self._batcher, [f"{LOSS_SERVICE}/{name}" for name in ("Evaluate", "PairwiseIou")]
+        )
         methods.add_registered_method_handlers(LOSS_SERVICE[1:], servicer.handlers)
         methods.add_registered_method_handlers(AUDIT_SERVICE[1:], audits.handlers)
         health = Health()

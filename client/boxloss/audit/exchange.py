@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from boxloss.arrays import unexpected
 from boxloss.audit.image import Image
 from boxloss.audit.rules import ImageAudit, Rules
 from boxloss.audit.summary import Summary, Tally
 from boxloss.audit.wire import audit_from_message, image_to_message, rules_to_message
+from boxloss.stream_exchange import StreamExchange
 from boxloss.v1.audit_service_pb2 import AuditRequest, AuditResponse
 
 
-class AuditExchange:
+class AuditExchange(StreamExchange[Image, Image, ImageAudit]):
     """Images on their way, in order, and the summary of those that are answered.
 
     The server sums up, too; what is summed up here outlasts a connection that breaks.
@@ -22,42 +21,22 @@ class AuditExchange:
         worst: how many of the worst images and findings the summary names.
     """
 
-    DEPTH = 8
-    """Images on their way at once: enough to hide the way, few enough to hold in memory."""
-
     def __init__(self, rules: Rules, worst: int) -> None:
+        super().__init__()
         self._rules = AuditRequest(rules=rules_to_message(rules, 0)).SerializeToString()
-        self._unanswered: deque[tuple[Image, bytes]] = deque()
         self._tally = Tally(worst)
 
     @property
     def unanswered(self) -> list[bytes]:
-        """What a new connection begins with; the rules alone if all is answered."""
-        return [self._rules, *(message for _, message in self._unanswered)]
+        return [self._rules, *super().unanswered]
 
-    @property
-    def full(self) -> bool:
-        """Whether enough is on its way."""
-        return len(self._unanswered) >= self.DEPTH
-
-    @property
-    def done(self) -> bool:
-        """Whether all is answered."""
-        return not self._unanswered
-
-    def ask(self, image: Image) -> bytes:
-        """The message to send for the next image."""
+    def ask(self, image: Image) -> list[bytes]:
         message = AuditRequest(image=image_to_message(image)).SerializeToString()
-        self._unanswered.append((image, message))
-        return message
+        self._unanswered.append((message, image))
+        return [message]
 
     def answer(self, response: AuditResponse) -> ImageAudit:
-        """Takes the next answer.
-
-        Raises:
-            ServerError: it is none to what was asked.
-        """
-        image, _ = self._unanswered.popleft()
+        _, image = self._unanswered.popleft()
         if response.WhichOneof("content") != "image":
             raise unexpected("no findings for an image")
         audited = audit_from_message(response.image)

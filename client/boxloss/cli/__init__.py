@@ -15,6 +15,7 @@ _EXTRAS = {
     "msgspec": "audit",
     "scipy": "audit",
     "yaml": "audit",
+    "matplotlib": "plots",
 }
 """Packages, and the extra that brings each."""
 

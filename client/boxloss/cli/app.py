@@ -7,8 +7,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,17 +16,19 @@ import typer
 from rich.console import Console
 
 import boxloss
-from boxloss.channel import name_of
-from boxloss.cli.audit import audit, correct
+from boxloss.cli.audit import audit
 from boxloss.cli.catalogue import catalogue
+from boxloss.cli.compare import compare
+from boxloss.cli.consoles import err, out
+from boxloss.cli.correct import correct
 from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
 from boxloss.cli.faults import fault
 from boxloss.cli.matching import match_coco, match_rows
 from boxloss.cli.readers import read
 from boxloss.cli.scoring import score, valid_rows
+from boxloss.cli.server import connected
 from boxloss.cli.specs import label, parse
 from boxloss.cli.tables import ENDINGS, assemble, show, summary, write, write_csv
-from boxloss.client import Client
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
@@ -46,13 +47,11 @@ _PINGS = 5
 _PIPE_WIDTH = 1000
 """Of a table in a pipe, where lines need not be broken."""
 
-_out = Console(markup=False, highlight=False, soft_wrap=True)
-_err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
-
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 app.command()(audit)
 app.command()(correct)
+app.command()(compare)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -82,7 +81,7 @@ def _exit_code(error: BoxlossError) -> int:
 
 def _version(asked: bool) -> None:
     if asked:
-        _out.print(f"boxloss {boxloss.__version__}")
+        out.print(f"boxloss {boxloss.__version__}")
         raise typer.Exit
 
 
@@ -165,7 +164,7 @@ def evaluate(
         if file.coco and len(file):
             raise fault(file.path, "is COCO and the other file is not; give two of a kind")
     credentials = Credentials(tls, tls_ca, tls_certificate, tls_key, token_file)
-    with _connected(address, device, timeout, credentials) as client:
+    with connected(address, device, timeout, credentials) as client:
         valid = [valid_rows(client, file, mask=invalid == "mask", track=_track) for file in (first, second)]
         if coco:
             matching = match_coco(client, first, second, *valid, min_iou=min_iou, track=_track)
@@ -188,14 +187,14 @@ def evaluate(
     line = summary(table, means)
     if output:
         write(table, output)
-        _out.print(line)
-        _out.print(f"{table.num_rows} rows written to {output}")
+        out.print(line)
+        out.print(f"{table.num_rows} rows written to {output}")
     elif sys.stdout.isatty():
-        show(table, means, _out)
-        _out.print(line)
+        show(table, means, out)
+        out.print(line)
     else:
         write_csv(table, sys.stdout.buffer)
-        _err.print(line)
+        err.print(line)
 
 
 @app.command()
@@ -220,8 +219,8 @@ def losses(
     if form == "json":
         print(json.dumps([dataclasses.asdict(each) for each in offered], indent=2))
     else:
-        out = _out if _out.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-        out.print(catalogue(offered, plain=not out.is_terminal))
+        console = out if out.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+        console.print(catalogue(offered, plain=not console.is_terminal))
 
 
 @app.command()
@@ -250,43 +249,16 @@ def ping(
     except BoxlossError as error:
         _fail(error, 1)
     latency = statistics.median(times) * 1000
-    _out.print(
+    out.print(
         f"{client.address} is healthy: boxloss {server.version} on {server.device}, "
         f"{latency:.1f} ms a call (median of {_PINGS})"
     )
 
 
-@contextmanager
-def _connected(
-    address: Sequence[str] | None, device: str | None, timeout: float, credentials: Credentials
-) -> Iterator[Client]:
-    """A client of the server at the address, or of one in this process."""
-    if address and device:
-        raise fault("--device", f"is for computing in this process; leave it out, or the address {name_of(address)}")
-    if not address:
-        credentials.refuse_unused()
-    with ExitStack() as stack:
-        with _err.status(f"waiting for {name_of(address)}" if address else "starting a server in this process"):
-            client = stack.enter_context(
-                credentials.client(address, timeout) if address else _embedded(device, timeout)
-            )
-            client.info()
-        yield client
-
-
-def _embedded(device: str | None, timeout: float) -> Client:
-    try:
-        return boxloss.embedded(device=device or "auto", timeout=timeout)
-    except ValueError as error:
-        raise fault("--device" if device else "the server in this process", str(error)) from None
-    except BoxlossError as error:
-        raise BoxlossError(f"{error}, or give the --address of a server") from None
-
-
 def _track(work: Sequence[Any], description: str) -> Iterable[Any]:
     """A progress bar, on a terminal and while there is more than one step."""
     return rich.progress.track(
-        work, description, console=_err, transient=True, disable=len(work) < 2 or not _err.is_terminal
+        work, description, console=err, transient=True, disable=len(work) < 2 or not err.is_terminal
     )
 
 

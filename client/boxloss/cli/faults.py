@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from boxloss.errors import InvalidInputError, Violation
 
 
 def fault(place: object, description: str) -> InvalidInputError:
     """The error that says what is wrong, and what would be right, at a place: a file, a line or an option."""
     return InvalidInputError([Violation(str(place), description)])
+
+
+def check_output(option: str, path: Path, endings: tuple[str, ...]) -> None:
+    """Refuses a file that could not be written when all is done.
+
+    Raises:
+        InvalidInputError: its name has none of the endings, or there is no such folder.
+    """
+    if path.suffix.lower() not in endings:
+        raise fault(f"{option} {path}", f"ends in {path.suffix!r}; give a {' or '.join(endings)} file")
+    if not path.parent.is_dir():
+        raise fault(f"{option} {path}", f"there is no folder {path.parent}")

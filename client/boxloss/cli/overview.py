@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -12,11 +13,13 @@ from rich.table import Table
 from boxloss.audit.agreement import Agreement, Share
 from boxloss.audit.finding import Kind
 from boxloss.audit.image import Id, Image
+from boxloss.audit.problems import Problem
 from boxloss.audit.summary import Summary
 
 _CLASSES = 15
 _IMAGES = 8
 _PAIRS = 10
+_PROBLEMS = 20
 
 
 def line(summary: Summary) -> str:
@@ -61,6 +64,17 @@ def show_agreement(agreement: Agreement, console: Console) -> None:
         ("class", agreement.classes.items(), _CLASSES),
     ):
         _shares(name, list(shares), most, console)
+
+
+def show_problems(problems: Sequence[Problem], console: Console) -> None:
+    """Prints what is wrong with files, and how much was skipped for it."""
+    for problem in problems[:_PROBLEMS]:
+        console.print(f"{problem}")
+    if len(problems) > _PROBLEMS:
+        console.print(f"and {len(problems) - _PROBLEMS} more problems; audit --output FILE.json lists them all")
+    skipped = Counter(problem.skipped for problem in problems if problem.skipped)
+    if skipped:
+        console.print("skipped: " + ", ".join(f"{count} {what}" for what, count in sorted(skipped.items())))
 
 
 def _shares(name: str, shares: Iterable[tuple[str, Share]], most: int, console: Console) -> None:

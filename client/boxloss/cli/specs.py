@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -45,7 +46,9 @@ def _loss(node: ast.expr) -> Loss:
         case _:
             raise SyntaxError
     if name not in CATALOGUE:
-        raise ValueError(f"there is no loss {name!r}; choose one of {', '.join(CATALOGUE)}")
+        near = difflib.get_close_matches(name, CATALOGUE)
+        meant = f"did you mean {' or '.join(near)}? There are" if near else "choose one of"
+        raise ValueError(f"there is no loss {name!r}; {meant} {', '.join(CATALOGUE)}")
     known = {each.name: each for each in fields(CATALOGUE[name])}
     values: dict[str, Any] = {}
     for keyword in keywords:

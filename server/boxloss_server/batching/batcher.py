@@ -151,6 +151,19 @@ class Batcher:
         arrivals = list(self._arrivals.values())
         return time.monotonic() - arrivals[0] if arrivals else 0.0
 
+    @property
+    def full(self) -> bool:
+        """Whether a request that is not patient would find no room."""
+        return self._capacity.full
+
+    def refuse(self) -> ServerBusyError:
+        """What a request is told that finds no room; it counts as rejected."""
+        self._observer.rejected("queue_full")
+        return ServerBusyError(
+            f"the queue is full: {self._capacity.pairs} pairs wait; retry later, or add servers",
+            retry_after=min(max(self._capacity.pairs / self._pairs_per_second, 0.01), 1.0),
+        )
+
     async def submit(
         self,
         work: Hashable,
@@ -178,11 +191,7 @@ class Batcher:
         if patient:
             await self._room(room)
         elif not self._capacity.admit(room):
-            self._observer.rejected("queue_full")
-            raise ServerBusyError(
-                f"the queue is full: {self._capacity.pairs} pairs wait; retry later, or add servers",
-                retry_after=min(max(self._capacity.pairs / self._pairs_per_second, 0.01), 1.0),
-            )
+            raise self.refuse()
         arrived, mark = time.monotonic(), self._observer.admitted()
         entry = _Entry(work, request, pairs, deadline, client, arrived, mark, self._loop.create_future())
         self._arrivals[entry.outcome] = entry.arrived

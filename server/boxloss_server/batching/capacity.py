@@ -25,9 +25,14 @@ class Capacity:
         self.pairs = 0
         self.requests = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room."""
+        return self.pairs >= self.limit
+
     def admit(self, pairs: int) -> bool:
         """Takes room for a request; False where there is none."""
-        if self.pairs >= self.limit:
+        if self.full:
             return False
         self.pairs += pairs
         self.requests += 1

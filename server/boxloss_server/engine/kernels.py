@@ -148,7 +148,8 @@ class Kernels:
             outcome = "loaded"
             if not path.exists():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with FileLock(f"{path}.lock"):  # Another process may be compiling it.
+                lock = FileLock(f"{path}.lock")  # Another process may be compiling it.
+                with lock.acquire(cancel_check=lambda: self._closed):
                     if not path.exists():
                         outcome = "compiled"
                         self._compile(work, path)

@@ -30,9 +30,9 @@ def gwd(geometry: OrientedGeometry, loss: GWD) -> Tensor:
 
 @computes_value(KLD)
 def kld(geometry: OrientedGeometry, loss: KLD) -> Tensor:
-    r, shape = geometry.area_ratio, geometry.shape_difference
-    forward = (geometry.target_offset + r * shape) / 2 + _excess(r)
-    backward = (geometry.prediction_offset + shape / r) / 2 + _excess(1 / r)
+    ratio = geometry.size_ratio
+    forward = (geometry.target_offset + geometry.target_shape_difference) / 2 + _excess(ratio**2)
+    backward = (geometry.prediction_offset + geometry.prediction_shape_difference) / 2 + _excess((1 / ratio) ** 2)
     match loss.form:
         case "prediction_target":
             divergence = forward
@@ -55,14 +55,14 @@ def bcd(geometry: OrientedGeometry, loss: BCD) -> Tensor:
 @computes_value(KFIoU)
 def kf_iou(geometry: OrientedGeometry, loss: KFIoU) -> Tensor:
     sizes = 4 + geometry.size_difference
-    overlap = 1 / ((sizes * (sizes + geometry.shape_difference)) ** 0.5 - 1)
+    overlap = 1 / (sizes**0.5 * (sizes + geometry.shape_difference) ** 0.5 - 1)
     return torch.log1p(geometry.target_offset) + 1 - 3 * overlap
 
 
 def _bhattacharyya(geometry: OrientedGeometry, precision: int) -> Tensor:
     """Bhattacharyya distance of Gaussians whose covariances are the geometry's over the precision."""
-    r, difference = geometry.area_ratio, geometry.size_difference + geometry.shape_difference
-    offset = (r * geometry.prediction_offset + geometry.target_offset / r) / (4 + difference)  # m^T (P + T)^-1 m
+    difference = geometry.size_difference + geometry.shape_difference
+    offset = geometry.common_offset / (4 + difference)  # m^T (P + T)^-1 m
     return precision * offset / 4 + torch.log1p(difference / 4) / 2
 
 

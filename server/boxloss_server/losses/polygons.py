@@ -69,7 +69,8 @@ class OrientedGeometry:
         prediction: x0, y0, ..., x3, y3 of convex quadrilaterals, in either direction: a tensor of shape (8, ...).
         target: likewise; the shapes of the planes broadcast, so (8, N, 1) against (8, 1, M) gives all pairs.
 
-    Areas, and the squared distances of the boxes in their own sides, must be finite in the tensors' type.
+    Areas must be finite in the tensors' type. Quotients whose squares would not be are bounded, so that the losses of
+    boxes that are very far apart, or very unlike, are finite; at the bound they have no gradient.
     """
 
     def __init__(self, prediction: Tensor, target: Tensor) -> None:
@@ -132,37 +133,61 @@ class OrientedGeometry:
         return far - torch.minimum(reach.amin(0), target_reach.amin(0))
 
     @cached_property
-    def area_ratio(self) -> Tensor:
-        """Prediction's area over target's, sqrt(det P / det T); the rounding error of 1 where a box has no area, so
-        that the Gaussians differ as much as can be told.
+    def size_ratio(self) -> Tensor:
+        """Root of the ratio of prediction's area to target's, the fourth root of det P / det T; that of the rounding
+        error of 1 where a box has no area, so that the Gaussians differ as much as can be told.
         """
-        limits = torch.finfo(self.area.dtype)
-        solid = (self.area >= limits.tiny) & (self.target_area >= limits.tiny)
-        return torch.where(solid, ratio(self.area, self.target_area), limits.eps)
+        solid = (self._size > 0) & (self._target_size > 0)
+        most = _most(self.area)
+        bounded = _bounded_ratio(self._size, self._target_size, most).clamp(1 / most)
+        return torch.where(solid, bounded, torch.finfo(self.area.dtype).eps ** 0.5)
 
     @cached_property
     def size_difference(self) -> Tensor:
         """The sum r + 1 / r - 2, for the ratio r of the areas."""
-        return ((self.area_ratio - 1) / self.area_ratio**0.5) ** 2
+        return (self.size_ratio - 1 / self.size_ratio) ** 2
 
     @cached_property
     def shape_difference(self) -> Tensor:
         """tr(P^-1 T) - 2, for Gaussians scaled to the same area."""
+        return self._shape_difference(self._size, self._target_size)
+
+    @cached_property
+    def prediction_shape_difference(self) -> Tensor:
+        """The same in the prediction's units, over the ratio of the areas."""
+        return self._shape_difference(self._size, self._size)
+
+    @cached_property
+    def target_shape_difference(self) -> Tensor:
+        """The same in the target's units, times the ratio of the areas."""
+        return self._shape_difference(self._target_size, self._target_size)
+
+    def _shape_difference(self, size: Tensor, other_size: Tensor) -> Tensor:
         (u, v), (target_u, target_v) = self._half_axes, self._target_half_axes
-        scale = power(self.area, 0.5) * power(self.target_area, 0.5) / 4
-        stretch = ratio(_cross(u, target_v) - _cross(target_u, v), scale)
-        shear = ratio(_cross(v, target_v) - _cross(u, target_u), scale)
-        return stretch**2 + shear**2
+        stretch, shear = _cross(u, target_v) - _cross(target_u, v), _cross(v, target_v) - _cross(u, target_u)
+        return _squared_ratio(stretch, size, other_size) + _squared_ratio(shear, size, other_size)
 
     @cached_property
     def prediction_offset(self) -> Tensor:
         """Squared distance of the centres in the prediction's units, m^T P^-1 m."""
-        return _squared_length(self.offset, self._half_axes)
+        return self._offset(self._half_axes, self._size, self._size)
 
     @cached_property
     def target_offset(self) -> Tensor:
         """Squared distance of the centres in the target's units, m^T T^-1 m."""
-        return _squared_length(self.offset, self._target_half_axes)
+        return self._offset(self._target_half_axes, self._target_size, self._target_size)
+
+    @cached_property
+    def common_offset(self) -> Tensor:
+        """Squared distance of the centres in the units of both, m^T (r P^-1 + T^-1 / r) m."""
+        sizes = self._size, self._target_size
+        return self._offset(self._half_axes, *sizes) + self._offset(self._target_half_axes, *sizes)
+
+    def _offset(self, axes: tuple[Tensor, Tensor], size: Tensor, other_size: Tensor) -> Tensor:
+        u, v = axes
+        return _squared_ratio(_cross(self.offset, u), size, other_size) + _squared_ratio(
+            _cross(self.offset, v), size, other_size
+        )
 
     @cached_property
     def wasserstein(self) -> Tensor:
@@ -176,6 +201,15 @@ class OrientedGeometry:
         cos, sin = _unit(aligned.detach())
         du, dv = u - cos * target_u - sin * target_v, v + sin * target_u - cos * target_v
         return sum((_dot(vector, vector) for vector in (du, dv)), _dot(self.offset, self.offset))
+
+    @cached_property
+    def _size(self) -> Tensor:
+        """Root of the area that the prediction's half axes span."""
+        return _root(self.area) / 2
+
+    @cached_property
+    def _target_size(self) -> Tensor:
+        return _root(self.target_area) / 2
 
     @cached_property
     def _half_axes(self) -> tuple[Tensor, Tensor]:
@@ -199,7 +233,13 @@ def _overlap_with_corner(a: Tensor, b: Tensor, index: int) -> Tensor:
     along, across = _legs(b, index)
     corners = _seen_from(_corner(b, index), a)
     size = _cross(along, across)
-    return size * _area_within_unit_triangle(ratio(_cross(corners, across), size), ratio(_cross(along, corners), size))
+    most = 1 / torch.finfo(size.dtype).eps  # Farther corners are rounded by more than the triangle.
+    root = _root(size)
+    x, y = (
+        _bounded_ratio(_bounded_ratio(part, root, _most(size)), root, most)
+        for part in (_cross(corners, across), _cross(along, corners))
+    )
+    return size * _area_within_unit_triangle(x, y)
 
 
 def _area_within_unit_triangle(x: Tensor, y: Tensor) -> Tensor:
@@ -265,11 +305,28 @@ def _half_axes(corners: Tensor) -> tuple[Tensor, Tensor]:
     return ((b - a) + (c - d)) / 4, ((d - a) + (c - b)) / 4
 
 
-def _squared_length(vector: Tensor, axes: tuple[Tensor, Tensor]) -> Tensor:
-    """Squared length of a vector in coordinates of which the axes are the units; 0 where they are parallel."""
-    u, v = axes
-    size = _cross(u, v)
-    return ratio(_cross(vector, u), size) ** 2 + ratio(_cross(vector, v), size) ** 2
+def _root(area: Tensor) -> Tensor:
+    """Root of an area; 0 of one so small that what is divided by it has no finite slope."""
+    return power(torch.where(area >= 1024 * torch.finfo(area.dtype).tiny, area, 0), 0.5)
+
+
+def _squared_ratio(part: Tensor, size: Tensor, other_size: Tensor) -> Tensor:
+    """Square of part / (size * other_size); in steps, since the product and its reciprocal need not be finite."""
+    most = _most(part)
+    return _bounded_ratio(_bounded_ratio(part, size, most), other_size, most) ** 2
+
+
+def _most(number: Tensor) -> float:
+    """A number with a finite square, and room above that."""
+    return float(torch.finfo(number.dtype).max ** 0.5 / 16)
+
+
+def _bounded_ratio(part: Tensor, whole: Tensor, most: float) -> Tensor:
+    """Part / whole, and 0 where whole is 0, as `ratio`; at a bound, -most or most, it has no gradient."""
+    divisible = whole >= torch.finfo(whole.dtype).tiny
+    within = part.abs() <= most * whole
+    bounded = torch.where(within, part, most * part.sign()) / torch.where(within & divisible, whole, 1)
+    return torch.where(divisible, bounded, 0)
 
 
 def _seen_from(origin: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,9 +335,9 @@ def _seen_from(origin: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    """The vector's direction; the x axis for 0."""
-    solid = (vector != 0).any(0)
+    """The vector's direction; the x axis for one too short to have any."""
     x, y = vector
+    solid = x.abs() + y.abs() >= 1024 * torch.finfo(x.dtype).tiny
     x, y = torch.where(solid, x, 1), torch.where(solid, y, 0)
     return torch.stack([x, y]) / torch.hypot(x, y)
 

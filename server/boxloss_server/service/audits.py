@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,13 +19,11 @@ from boxloss.v1.audit_service_pb2 import AuditRequest, AuditResponse
 from boxloss.wire import refuse_unknown_fields
 from boxloss_server.batching import Batcher, Quotas
 from boxloss_server.engine.overlaps import ImageBoxes, Overlap
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access, Context
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.metrics import Metrics
 from boxloss_server.service.servicer import deadline_of
 from boxloss_server.service.streams import Streams
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class AuditServicer:

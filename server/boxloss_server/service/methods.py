@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -13,7 +13,8 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from boxloss.errors import BoxlossError, InvalidInputError, ServerError, UnauthenticatedError, Violation
-from boxloss_server.service.access import Access
+from boxloss_server.batching import Batcher
+from boxloss_server.security import Access, Context
 from boxloss_server.service.health import SERVICE_NAME
 from boxloss_server.service.metrics import Metrics, RpcMetrics
 from boxloss_server.service.status import cancellation, status_of
@@ -21,7 +22,6 @@ from boxloss_server.service.status import cancellation, status_of
 if TYPE_CHECKING:
     from boxloss_server.service.tracing import Tracing
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler, whose published types know only the blocking stack."""
 
@@ -37,22 +37,38 @@ class Methods(grpc.GenericRpcHandler):
     Args:
         metrics: where the calls are counted.
         access: who may call; all may call the health service.
+        batcher: has no room for calls of the computing methods when it is full.
+        computing: paths of the methods whose calls need room, such as "/boxloss.v1.LossService/Evaluate".
         tracing: makes the calls' spans, if any.
     """
 
-    def __init__(self, metrics: Metrics, access: Access, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        access: Access,
+        batcher: Batcher,
+        computing: Collection[str],
+        tracing: Tracing | None = None,
+    ) -> None:
         self._metrics = metrics
         self._access = access
+        self._batcher = batcher
+        self._computing = computing
         self._tracing = tracing
-        self._refusals: dict[str, Handler] = {}
         self._handlers: dict[str, Handler] = {}
+        self._strangers: dict[str, Handler] = {}
+        """What answers calls without a token."""
+        self._late: dict[str, Handler] = {}
+        """What answers calls for which there is no room."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a call; without one, gRPC answers UNIMPLEMENTED."""
-        refusal = self._refusals.get(handler_call_details.method)
-        if refusal and not self._access.admits(handler_call_details.invocation_metadata):
-            return refusal
-        return self._handlers.get(handler_call_details.method)
+        path = handler_call_details.method
+        if path in self._strangers and not self._access.admits(handler_call_details.invocation_metadata):
+            return self._strangers[path]
+        if path in self._late and self._batcher.full:
+            return self._late[path]
+        return self._handlers.get(path)
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Called by generated code, before it adds the same handlers by name."""
@@ -60,9 +76,12 @@ class Methods(grpc.GenericRpcHandler):
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Called by generated code with a service's handlers."""
         for name, handler in handlers.items():
-            self._handlers[f"/{service}/{name}"] = self._wrapped(service, name, handler)
+            path = f"/{service}/{name}"
+            self._handlers[path] = self._wrapped(service, name, handler)
             if self._access.restricted and service != SERVICE_NAME:
-                self._refusals[f"/{service}/{name}"] = self._refusal(service, name, handler)
+                self._strangers[path] = self._refusal(service, name, handler, self._refuse_stranger)
+            if path in self._computing:
+                self._late[path] = self._refusal(service, name, handler, self._batcher.refuse)
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
         # Not grpc.health.v1 and the like: most traces would be of health checks.
@@ -80,19 +99,20 @@ class Methods(grpc.GenericRpcHandler):
         watch = _watch(handler, self._metrics.rpc("server_stream", service, name))
         return grpc.unary_stream_rpc_method_handler(watch, None, handler.response_serializer)
 
-    def _refusal(self, service: str, name: str, handler: Handler) -> Handler:
-        """What answers a call without a token. It takes streams: so the request is refused before it is received."""
+    def _refusal(self, service: str, name: str, handler: Handler, refuse: Callable[[], BoxlossError]) -> Handler:
+        """What refuses a call. It takes streams: so the call is refused before its message is received."""
 
-        async def refuse(_messages: Any, _context: Context) -> AsyncIterator[bytes]:
-            self._metrics.rejected("unauthenticated")
-            raise UnauthenticatedError(
-                "the call has no token that this server knows; send 'authorization: Bearer TOKEN'"
-            )
+        async def answers(_messages: Any, _context: Context) -> AsyncIterator[bytes]:
+            raise refuse()
             yield b""
 
         metrics = self._metrics.rpc("unary" if handler.unary_unary else "bidi_stream", service, name)
-        refusal: Handler = grpc.stream_stream_rpc_method_handler(refuse, None, None)
+        refusal: Handler = grpc.stream_stream_rpc_method_handler(answers, None, None)
         return grpc.stream_stream_rpc_method_handler(_stream(refusal, metrics), None, None)
+
+    def _refuse_stranger(self) -> UnauthenticatedError:
+        self._metrics.rejected("unauthenticated")
+        return UnauthenticatedError("the call has no token that this server knows; send 'authorization: Bearer TOKEN'")
 
 
 def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
@@ -131,7 +151,7 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
         metrics.started()
         code = "OK"
         try:
-            async for response in handler.stream_stream((_parse(handler, data) async for data in messages), context):
+            async for response in handler.stream_stream(_parsed(handler, messages), context):
                 yield serialize(response)
         except asyncio.CancelledError:
             code = cancellation(context)
@@ -183,6 +203,12 @@ def _parse(handler: Handler, data: bytes) -> Any:
         raise InvalidInputError(
             [Violation("request", "is not a message of the contract; generate the client from boxloss/v1")]
         ) from None
+
+
+async def _parsed(handler: Handler, messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    # Not a generator expression: that would take hold of messages which are not going to be read.
+    async for data in messages:
+        yield _parse(handler, data)
 
 
 def _aborted(context: Context) -> str:

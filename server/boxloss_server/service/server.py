@@ -18,18 +18,15 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from boxloss.v1 import audit_service_pb2, loss_service_pb2
 from boxloss_server.batching import Batcher, Capacity, Quotas
 from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access, Certificates, Files, Tokens
 from boxloss_server.service.audits import AuditServicer
-from boxloss_server.service.certificates import Certificates
 from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
-from boxloss_server.service.files import Files
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
 from boxloss_server.service.metrics import Metrics, no_exemplar
 from boxloss_server.service.servicer import LossServicer
 from boxloss_server.service.streams import Streams
-from boxloss_server.service.tokens import Tokens
 from boxloss_server.service.watchdog import Watchdog
 from boxloss_server.settings import Settings
 
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
 _AUDIT_SERVICE = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
+_COMPUTING = f"/{_SERVICE}/Evaluate", f"/{_SERVICE}/PairwiseIou"
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
 _FOR_EVER = 2**31 - 1
@@ -120,7 +118,8 @@ class Server:
         losses = LossServicer(rationed, limits, self.device, self._metrics, access, self._streams, self._tracing)
         audits = AuditServicer(rationed, limits, self._metrics, access, self._streams)
         self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
-        methods: Any = Methods(self._metrics, access, self._tracing)  # Takes services as a server does.
+        # Takes services as a server does.
+        methods: Any = Methods(self._metrics, access, self._batcher, _COMPUTING, self._tracing)
         methods.add_registered_method_handlers(_SERVICE, losses.handlers)
         methods.add_registered_method_handlers(_AUDIT_SERVICE, audits.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)

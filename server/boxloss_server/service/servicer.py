@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -18,7 +18,7 @@ from boxloss.v1 import loss_service_pb2
 from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher, Outcome, Quotas
-from boxloss_server.service.access import Access
+from boxloss_server.security import Access, Context
 from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.decode import Limits, decode_evaluation, decode_matrix
 from boxloss_server.service.encode import encode_evaluation, encode_in_stream, encode_matrix
@@ -27,8 +27,6 @@ from boxloss_server.service.streams import Streams
 
 if TYPE_CHECKING:
     from boxloss_server.service.tracing import Tracing
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class LossServicer:

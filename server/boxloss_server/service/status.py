@@ -22,7 +22,7 @@ from boxloss.errors import (
 )
 
 if TYPE_CHECKING:
-    from boxloss_server.service.methods import Context
+    from boxloss_server.security import Context
 
 _ROOM = 2048
 """Characters that a status has for violations. It tells them thrice, and gRPC's clients may drop a call whose trailers

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
-import grpc.aio
 import structlog
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagate import extract
@@ -27,9 +26,9 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from boxloss.errors import BoxlossError
 from boxloss_server import __version__
 from boxloss_server.batching import Outcome
+from boxloss_server.security import Context
 from boxloss_server.service.status import cancellation
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Exemplar: TypeAlias = dict[str, str] | None
 
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}

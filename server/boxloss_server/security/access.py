@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from boxloss_server.service.files import Files
-from boxloss_server.service.tokens import Tokens
+from boxloss_server.security.files import Files
+from boxloss_server.security.tokens import Tokens
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+"""A call, as its handler sees it."""
 
 _named: ContextVar[str | None] = ContextVar("client", default=None)
 """Whose token came with the call. Each call is a task, and so has a context of its own."""

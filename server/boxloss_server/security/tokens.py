@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from boxloss_server.service.files import contents
+from boxloss_server.security.files import contents
 
 _FLAG = "--tokens-file"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from boxloss_server.service.files import Files, contents
+from boxloss_server.security.files import Files, contents
 
 
 class Certificates:

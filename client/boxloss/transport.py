@@ -1,0 +1,130 @@
+"""The way to a server, or to several: what all calls over it have in common, and how they can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from tenacity import RetryCallState
+
+from boxloss.channel import Address, is_several, name_of
+from boxloss.credentials import Tls, metadata, open_channel
+from boxloss.errors import (
+    BoxlossError,
+    DeadlineExceededError,
+    InputError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
+from boxloss.exchange import NO_NAMES
+from boxloss.status import error_of
+from boxloss.stub import Stub
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from boxloss.metrics import ClientMetrics
+
+_UNWATCHED: AbstractContextManager[Any] = nullcontext()
+
+
+class Transport:
+    """A channel of either stack, whose calls are counted and traced. It makes none itself.
+
+    Args:
+        stack: the module `grpc` or `grpc.aio`.
+        address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
+        metrics: where calls are counted, if anywhere.
+        tracing: whether messages carry the caller's trace, and have a span.
+        tls: None for none.
+        token: what is sent with every call, if anything.
+
+    Attributes:
+        address: as errors write it.
+        several: whether there may be other servers than the one that has failed.
+        closed: whether no more calls may be made.
+        trouble: why the last message was not answered, if it may be when it is sent again.
+
+    Raises:
+        BoxlossError: OpenTelemetry is not installed, which tracing needs.
+        OSError: a file of `tls` cannot be read.
+        ValueError: one is wrong, or the token would travel without TLS.
+    """
+
+    def __init__(
+        self,
+        stack: Any,
+        address: Address,
+        *,
+        metrics: ClientMetrics | None,
+        tracing: bool,
+        tls: Tls | None,
+        token: str | None,
+    ) -> None:
+        self.address = name_of(address)
+        self.several = is_several(address)
+        self.metrics = metrics
+        self.tracing: Any = _tracing() if tracing else None
+        self.channel = open_channel(stack, address, tls, token)
+        self.stub = Stub(self.channel, metadata(token))
+        self.closed = False
+        self.trouble: grpc.RpcError | None = None
+
+    def check_open(self) -> None:
+        """Raises where the client has been closed."""
+        if self.closed:
+            raise BoxlossError("this client is closed; create another")
+
+    def check_cancelled(self, task: Task[Any] | None) -> None:
+        """Raises where a call was cancelled because the client has been closed, and not because its task has."""
+        if not (task and task.cancelling()):
+            self.check_open()
+
+    def translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
+        """The boxloss error that a failed call stands for, with the caller's names for its fields."""
+        translated = error_of(error, self.address, method)
+        if isinstance(translated, (ServerUnavailableError, ServerBusyError)):
+            self.trouble = error
+        return translated.renamed(names) if isinstance(translated, InputError) else translated
+
+    def late(self, error: DeadlineExceededError | None = None) -> BoxlossError:
+        """What a call fails with when its time is over: what kept the server from answering, where that is known."""
+        if self.trouble:
+            return self.translated(self.trouble, "Evaluate")
+        return error or DeadlineExceededError(
+            f"{self.address} did not answer Evaluate in time; allow a longer timeout, or send less at once"
+        )
+
+    def watched(self, method: str) -> AbstractContextManager[None]:
+        """Counts and times a call that is made within."""
+        return self.metrics.call(method) if self.metrics else _UNWATCHED
+
+    def sending(self, method: str, callers: Sequence[Any] = ()) -> AbstractContextManager[Any]:
+        """Counts and traces a message that is sent and answered within; gives its metadata, if it needs any.
+
+        Args:
+            method: name of the RPC.
+            callers: contexts of those who ask, as `caller` gives them; of none, the current one.
+        """
+        if self.metrics:
+            self.metrics.sent()
+        return self.tracing.traced(method, callers) if self.tracing else _UNWATCHED
+
+    def caller(self) -> Any:
+        """The context of the current caller's trace; None unless traced."""
+        return self.tracing.current() if self.tracing else None
+
+    def retried(self, method: str) -> Callable[[RetryCallState], None] | None:
+        """What hears of retries, as tenacity's `before_sleep`."""
+        return partial(self.metrics.retried, method) if self.metrics else None
+
+
+def _tracing() -> Any:
+    try:
+        from boxloss import tracing
+    except ImportError as error:
+        raise BoxlossError(f"tracing needs opentelemetry-api ({error}): pip install 'boxloss[tracing]'") from error
+    return tracing
