@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from examples.simulation.__main__ import run
 from examples.simulation.cases import PER_POINT, POINTS, cases_at, scatter, written
 from examples.simulation.contenders import ALL, PAPER
 from examples.simulation.descent import Descent, descend
-from examples.simulation.gradients import FIRST_MEAN, IMAGE_SIZE
+from examples.simulation.gradients import FIRST_MEAN, IMAGE_SIZE, Source
 from examples.simulation.published import DEPARTURES, PUBLISHED, Departure, program
 from examples.simulation.results import stored
 
@@ -32,10 +31,20 @@ FEW = scatter(6, seed=3)
 """2,058 cases."""
 
 
-@functools.cache
-def ends(coordinates: BoxFormat) -> Mapping[Loss, Descent]:
-    source = gradients.process()
-    return {loss: descend(source, loss, FEW, coordinates=coordinates) for loss in PAPER}
+@pytest.fixture(scope="module")
+def process() -> Iterator[Source]:
+    with gradients.process() as source:
+        yield source
+
+
+@pytest.fixture(scope="module")
+def ends(process: Source) -> Mapping[str, Mapping[Loss, Descent]]:
+    """What the paper's losses end in, by coordinates."""
+    formats: tuple[BoxFormat, ...] = ("cxcywh", "xyxy")
+    return {
+        coordinates: {loss: descend(process, loss, FEW, coordinates=coordinates) for loss in PAPER}
+        for coordinates in formats
+    }
 
 
 def test_there_are_as_many_cases_as_in_the_paper() -> None:
@@ -78,10 +87,12 @@ def test_steps_are_the_papers() -> None:
     assert np.diff(widens(0.5).curve)[30:160] == pytest.approx(0.15)
 
 
-def test_an_error_is_the_sum_over_centre_and_sides_in_either_coordinates() -> None:
+def test_an_error_is_the_sum_over_centre_and_sides_in_either_coordinates(
+    ends: Mapping[str, Mapping[Loss, Descent]],
+) -> None:
     anchors, targets = cases_at(FEW)
     for coordinates in ("cxcywh", "xyxy"):
-        start = ends(coordinates)[IoU()].curve[0]
+        start = ends[coordinates][IoU()].curve[0]
         assert start == pytest.approx(np.abs(anchors - targets).sum(axis=1).mean())
 
 
@@ -97,17 +108,17 @@ def test_sides_never_become_negative() -> None:
 
 
 @pytest.mark.parametrize("coordinates", ["cxcywh", "xyxy"])
-def test_the_order_of_the_losses(coordinates: BoxFormat) -> None:
-    error = {type(loss): descent.curve[-1] for loss, descent in ends(coordinates).items()}
+def test_the_order_of_the_losses(coordinates: str, ends: Mapping[str, Mapping[Loss, Descent]]) -> None:
+    error = {type(loss): descent.curve[-1] for loss, descent in ends[coordinates].items()}
     assert error[IoU] > 2 * max(error[GIoU], error[DIoU])
     assert error[CIoU] < min(error[GIoU], error[DIoU])
     assert error[EIoU] < error[CIoU]
 
 
 @pytest.mark.parametrize("loss", [*PAPER, WIoU(version=3), MPDIoU()], ids=label)
-def test_the_service_gives_the_same_errors_as_this_process(loss: Loss, client: boxloss.Client) -> None:
+def test_the_service_gives_the_same_errors_as_this_process(loss: Loss, client: boxloss.Client, process: Source) -> None:
     served = descend(gradients.service(client), loss, FEW[:3])
-    computed = descend(gradients.process(), loss, FEW[:3])
+    computed = descend(process, loss, FEW[:3])
     assert served.final == pytest.approx(computed.final, abs=1e-5)
     assert served.curve == pytest.approx(computed.curve, abs=1e-5)
 
@@ -120,7 +131,7 @@ def test_every_axis_aligned_loss_of_the_catalogue_takes_part() -> None:
 
 @pytest.mark.parametrize("box_format", ["cxcywh", "xyxy"])
 @pytest.mark.parametrize("loss", ALL, ids=label)
-def test_gradients_are_those_of_the_loss_in_torch(loss: Loss, box_format: BoxFormat) -> None:
+def test_gradients_are_those_of_the_loss_in_torch(loss: Loss, box_format: BoxFormat, process: Source) -> None:
     anchors, targets = (torch.from_numpy(written(boxes, box_format)) for boxes in cases_at(FEW[:1]))
     anchors.requires_grad_()
 
@@ -131,7 +142,7 @@ def test_gradients_are_those_of_the_loss_in_torch(loss: Loss, box_format: BoxFor
     values = losses.box_loss(corners(anchors), corners(targets), loss, image_size=IMAGE_SIZE, running_mean=FIRST_MEAN)
     (expected,) = torch.autograd.grad(values.sum(), anchors)
     overlap = 1 - losses.box_loss(corners(anchors.detach()), corners(targets), IoU())
-    iou, gradient = gradients.process()(loss, box_format)(anchors.detach().numpy(), targets.numpy())
+    iou, gradient = process(loss, box_format)(anchors.detach().numpy(), targets.numpy())
     assert gradient == pytest.approx(expected.numpy(), abs=1e-12)
     assert iou == pytest.approx(overlap.numpy(), abs=1e-12)
 
@@ -150,9 +161,9 @@ def near(seed: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("loss", PUBLISHED, ids=label)
-def test_without_departures_the_papers_program_has_exact_gradients(loss: Loss) -> None:
+def test_without_departures_the_papers_program_has_exact_gradients(loss: Loss, process: Source) -> None:
     iou, gradient = program()(loss, "cxcywh")(*near(0))
-    exact_iou, exact = gradients.process()(loss, "cxcywh")(*near(0))
+    exact_iou, exact = process(loss, "cxcywh")(*near(0))
     assert iou == pytest.approx(exact_iou, abs=1e-12)
     assert gradient == pytest.approx(exact, abs=1e-12)
 
@@ -176,7 +187,7 @@ def test_the_papers_program_brings_diou_ahead_of_giou() -> None:
 
 
 def test_the_command_writes_tables_and_pictures_and_adds_to_them(
-    server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: ServerProcess, process: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ("--points=4", "--iterations=10", f"--output={tmp_path}")
     before = answered(server)
@@ -194,7 +205,7 @@ def test_the_command_writes_tables_and_pictures_and_adds_to_them(
         ("wiou:version=3", "cxcywh", "process"),
         ("smooth_l1:beta=0.5", "xyxy", "process"),
     }
-    descent = descend(gradients.process(), GIoU(), scatter(4), iterations=10)
+    descent = descend(process, GIoU(), scatter(4), iterations=10)
     row = rows["giou", "cxcywh", "process"]
     assert float(row["mean"]) == pytest.approx(descent.final.mean())
     assert float(row["median"]) == pytest.approx(np.median(descent.final))
@@ -209,7 +220,7 @@ def test_the_command_writes_tables_and_pictures_and_adds_to_them(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--losses", "diuo"], "--losses: there is no loss 'diuo'; choose one of"),
+        (["--losses", "diuo"], "--losses: there is no loss 'diuo'"),
         (["--losses", "smooth_l1:beta=-1"], "beta"),
         (["--losses", "kld"], "--losses: kld compares oriented boxes"),
         (["--losses", " "], "--losses: names none"),

@@ -68,7 +68,7 @@ def main(
     with ExitStack() as stack:
         sources: dict[Through, Source] = {}
         if through != "service":
-            sources["process"] = gradients.process()
+            sources["process"] = stack.enter_context(gradients.process())
         if through != "process":
             client = boxloss.Client(address) if address else boxloss.embedded()
             sources["service"] = gradients.service(stack.enter_context(client))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from examples.simulation.cases import CENTRE
@@ -53,7 +54,8 @@ def service(client: boxloss.Client) -> Source:
     return source
 
 
-def process() -> Source:
+@contextmanager
+def process() -> Iterator[Source]:
     """Gradients that this process computes, with neither a server nor gRPC.
 
     As a server does, it compiles losses in the background unless BOXLOSS_COMPILE is off, and keeps them in
@@ -61,7 +63,8 @@ def process() -> Source:
     """
     settings = Settings()
     device = find_device(settings.device)
-    engine = Engine(device, Kernels(device, settings.compile, settings.kernel_cache, settings.max_kernels))
+    kernels = Kernels(device, settings.compile, settings.kernel_cache, settings.max_kernels)
+    engine = Engine(device, kernels)
 
     def source(loss: Loss, box_format: BoxFormat) -> Gradients:
         work = Evaluation((loss,), box_format, "float64", prediction_gradients=True, target_gradients=False)
@@ -82,4 +85,7 @@ def process() -> Source:
 
         return gradients
 
-    return source
+    try:
+        yield source
+    finally:
+        kernels.close()  # Or the process would not end before a compiler under way has.
