@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from examples.simulation import gradients, published
@@ -25,7 +26,8 @@ from boxloss.cli.specs import label
 from boxloss.losses import CATALOGUE, CIoU, DIoU, EIoU, GIoU, IoU, Loss, MPDIoU
 from boxloss.words import BoxFormat
 from boxloss_server import losses
-from tests.servers import ServerProcess, answered
+from tests.programs import tool
+from tests.servers import ServerProcess, answered, wait_until
 
 FEW = scatter(6, seed=3)
 """2,058 cases."""
@@ -121,6 +123,21 @@ def test_the_service_gives_the_same_errors_as_this_process(loss: Loss, client: b
     computed = descend(process, loss, FEW[:3])
     assert served.final == pytest.approx(computed.final, abs=1e-5)
     assert served.curve == pytest.approx(computed.curve, abs=1e-5)
+
+
+def test_a_compiler_under_way_ends_with_the_descents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool("g++")
+    monkeypatch.setenv("BOXLOSS_COMPILE", "background")
+    monkeypatch.setenv("BOXLOSS_KERNEL_CACHE", str(tmp_path))
+
+    def compiles() -> bool:
+        children = psutil.Process().children(recursive=True)
+        return any("boxloss_server.engine.compiler" in child.cmdline() for child in children)
+
+    with gradients.process() as source:
+        descend(source, GIoU(), FEW[:1], iterations=20)
+        wait_until(compiles, "a compiler starts")
+    assert not compiles()
 
 
 def test_every_axis_aligned_loss_of_the_catalogue_takes_part() -> None:
