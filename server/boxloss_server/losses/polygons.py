@@ -233,13 +233,22 @@ def _overlap_with_corner(a: Tensor, b: Tensor, index: int) -> Tensor:
     along, across = _legs(b, index)
     corners = _seen_from(_corner(b, index), a)
     size = _cross(along, across)
-    most = 1 / torch.finfo(size.dtype).eps  # Farther corners are rounded by more than the triangle.
-    root = _root(size)
-    x, y = (
-        _bounded_ratio(_bounded_ratio(part, root, _most(size)), root, most)
-        for part in (_cross(corners, across), _cross(along, corners))
-    )
+    x, y = (_part_of_triangle(part, size) for part in (_cross(corners, across), _cross(along, corners)))
     return size * _area_within_unit_triangle(x, y)
+
+
+def _part_of_triangle(part: Tensor, size: Tensor) -> Tensor:
+    """Part / size, bounded where corners are so far that rounding moves them by more than the triangle.
+
+    Of a small triangle in steps, since the slope of a single division would not be finite; of others at once, so that
+    corners which touch still do.
+    """
+    limits = torch.finfo(size.dtype)
+    most = 1 / limits.eps
+    small = size < limits.tiny**0.5
+    root = _root(size)
+    in_steps = _bounded_ratio(_bounded_ratio(part, root, _most(size)), root, most)
+    return torch.where(small, in_steps, _bounded_ratio(part, torch.where(small, 1, size), most))
 
 
 def _area_within_unit_triangle(x: Tensor, y: Tensor) -> Tensor:
