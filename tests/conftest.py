@@ -10,9 +10,16 @@ import pytest
 
 import boxloss
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from boxloss_server.logs import configure_logs
 from tests.servers import ServerProcess
 
 os.environ["BOXLOSS_COMPILE"] = "off"  # What needs kernels asks for them: compiling takes half a minute of a CPU.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """Servers in this process log as they do in others: structlog's own way is to print to standard output."""
+    configure_logs("warning", "console")
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ class Target:
         self._batcher.shut_down()
         logging.captureWarnings(False)
         logging.getLogger().removeHandler(self._handler)
-        structlog.reset_defaults()
+        structlog.configure(**self._logs)
         bulk._BULKY = self._bulky
 
     def __enter__(self) -> Self:
@@ -146,6 +146,7 @@ class Target:
                 self.complaints.append(f"log: {event}")
             raise structlog.DropEvent
 
+        self._logs = structlog.get_config()
         structlog.configure(processors=[heard])
         logging.getLogger().addHandler(self._handler)
         logging.captureWarnings(True)
