@@ -41,9 +41,8 @@ class Http2Client:
         self._flush()
         return call
 
-    def send(self, call: int, message: Message, share: float = 1.0, last: bool = True) -> list[Event]:
-        """Sends a message, or a share of it, as the server takes it; returns what the server sends meanwhile."""
-        events: list[Event] = []
+    def send(self, call: int, message: Message, share: float = 1.0, last: bool = True) -> None:
+        """Sends a message, or a share of it, as far as the server takes it within a while."""
         content = message.SerializeToString()
         frame = struct.pack(">BI", 0, len(content)) + content
         frame = frame[: int(len(frame) * share)]
@@ -54,11 +53,10 @@ class Http2Client:
                 self._flush()
                 frame = frame[size:]
             else:
-                events += self.read()
+                self.read()
         if last and share == 1:
             self.http2.end_stream(call)
             self._flush()
-        return events
 
     def ping(self) -> None:
         """Asks whether the server is there."""

@@ -139,21 +139,19 @@ def test_answers_that_nobody_reads_are_few_and_go_with_their_client(impatient: S
 
 def test_a_stream_whose_answers_are_not_read_stands_still_until_they_are(server: ServerProcess) -> None:
     computed = server.total("boxloss_batch_pairs_sum")
-    pairs = 2000  # A message is 64 kB: the server lets one come before it reads it.
+    pairs = 3000
     message = loss_service_pb2.EvaluateStreamRequest(request=request_of(pairs))
     with Http2Client(server.port, window=0) as client:
         call = client.start("EvaluateStream")
-        for _ in range(7):
-            client.send(call, message, last=False)
+        for number in range(30):
+            client.send(call, message, last=number == 29)
         with others(server):
             until(lambda: server.total("boxloss_batch_pairs_sum") >= computed + 4 * pairs)
         # The one that is being sent, four in the queue, and the one to be put there.
         assert server.total("boxloss_batch_pairs_sum") < computed + 7 * pairs
         client.http2.increment_flow_control_window(2**24)
         client.http2.increment_flow_control_window(2**24, call)
-        events = [event for number in range(7, 30) for event in client.send(call, message, last=number == 29)]
-        events += client.read_until(StreamEnded)
-        data = b"".join(event.data for event in events if isinstance(event, DataReceived))
+        data = b"".join(event.data for event in client.read_until(StreamEnded) if isinstance(event, DataReceived))
     assert len(data) > 30 * pairs * 20  # Loss and gradient.
 
 

@@ -21,9 +21,6 @@ def channel_arguments(settings: Settings, shares_port: bool) -> list[tuple[str, 
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", _CALLS),
-        # At most 64 KiB of a message come before its call is let in. gRPC would let that grow to megabytes, which are
-        # received in vain where calls are refused. Larger messages take a round trip longer.
-        ("grpc.http2.bdp_probe", 0),
         ("grpc.so_reuseport", int(shares_port)),  # Two servers must not share a port unnoticed.
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(_LEAST_PING_INTERVAL)),
         ("grpc.keepalive_permit_without_calls", 1),
