@@ -85,9 +85,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compiled(folder: Path) -> Iterator[Heard]:
     """Kernels of two functions."""
-    heard = Heard(folder)
-    heard.ask(SIMPLE)
-    heard.ask(MIXED)
+    heard = Heard(folder, mode="ahead")  # On all cores.
+    for _ in range(20):
+        heard.kernels.of(SIMPLE)
+        heard.kernels.of(MIXED)
+    heard.kernels.wait()
     assert heard.outcomes == ["compiled", "compiled"]
     yield heard
     heard.kernels.close()
