@@ -14,46 +14,44 @@
 #   docker exec CONTAINER boxloss ping
 #   docker run --rm --volume "$PWD/examples:/examples:ro" --entrypoint python boxloss-server:cpu /examples/demo.py
 
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# The tag says which it is, the digest which build of it. docs/scaling.md says how to take a newer one.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 
-# Where everything is installed. Only what is installed leaves the build stages.
+# Where everything is installed: what deploy/requirements lists, each file of the hash that is written there. Only what is
+# installed leaves the build stages.
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-COPY constraints.txt ./
+COPY deploy/requirements requirements
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-RUN pip install --constraint constraints.txt --upgrade pip && python -m venv --without-pip /opt/boxloss
-
-# The distributions without their code. Installing them installs what they depend on, a layer of its own that stays the
-# same when only code changes.
-FROM build AS declared
-COPY client/pyproject.toml client/README.md client/
-COPY server/pyproject.toml server/README.md server/
+RUN pip install --require-hashes --requirement requirements/build.txt && python -m venv --without-pip /opt/boxloss
 
 # PyPI's torch for Linux brings its CUDA libraries; the driver comes from outside, from the NVIDIA container runtime.
-FROM declared AS packages-cuda
-RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' './server[tracing]'
+FROM build AS packages-cuda
+RUN pip --python /opt/boxloss/bin/python install --require-hashes --requirement requirements/cuda.txt
 
 # The same torch without CUDA, much smaller, is on an index of its own. To take it from a mirror:
 # docker build --build-arg TORCH_INDEX=https://...
-FROM declared AS packages-cpu
+FROM build AS packages-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip --python /opt/boxloss/bin/python install --constraint constraints.txt \
-        --no-deps --index-url "${TORCH_INDEX}" torch \
-    && pip --python /opt/boxloss/bin/python install --constraint constraints.txt './client[cli]' './server[tracing]'
+RUN pip --python /opt/boxloss/bin/python install --require-hashes --no-deps \
+        --index-url "${TORCH_INDEX}" --requirement requirements/torch-cpu.txt \
+    && pip --python /opt/boxloss/bin/python install --require-hashes --requirement requirements/cpu.txt
 
+# requirements/build.txt has the build backend: nothing is fetched here.
 FROM build AS code
 COPY client client
 COPY server server
-RUN pip --python /opt/boxloss/bin/python install --prefix /code --no-deps ./client ./server
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir wheels ./client ./server \
+    && pip --python /opt/boxloss/bin/python install --prefix /code --no-deps --no-index wheels/*
 
 # The common losses, compiled for any x86-64 CPU with AVX2, or for the builder's where that is another. Then what only
 # compilers and torch's own tests need is left out.
 FROM packages-cpu AS compiled
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=code /code /opt/boxloss
-RUN /opt/boxloss/bin/python -m boxloss_server.engine.kernels /opt/boxloss/kernels \
-    && chmod -R a+rX /opt/boxloss/kernels && rm -f /opt/boxloss/kernels/*.lock \
+RUN /opt/boxloss/bin/python -I -m boxloss_server.engine.kernels /opt/boxloss/kernels \
+    && chmod -R a+rX /opt/boxloss/kernels \
     && rm -rf /opt/boxloss/lib/python3*/site-packages/torch/include /opt/boxloss/lib/python3*/site-packages/torch/test
 
 

@@ -7,7 +7,7 @@ PROTOS := $(wildcard proto/boxloss/v1/*.proto)
 DISTRIBUTIONS := --editable 'client[audit,cli]' --editable server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test fuzz fuzzquick lint format proto docs compat bench benchquick benchmemory bench-audit clean
+.PHONY: help demo serve test fuzz fuzzquick mutants lint format proto docs requirements compat bench benchquick benchmemory bench-audit clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,14 +18,21 @@ demo: .venv/runtime ## start a server, score real boxes, print a table
 serve: .venv/runtime ## run a server on localhost:50051 until Ctrl-C
 	$(BIN)/boxloss-server
 
+# On two cores, so that what waits on one lets the other compute. Bytecode is kept: the tests start hundreds of programs.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/dev .venv-proto/installed ## run all tests
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(or $(PYTEST),--numprocesses 2 --dist worksteal --durations 10)
 
 fuzz: .venv/fuzz ## give a server inputs that nobody would write, a million of them
 	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--inputs 1000000)
 
 fuzzquick: .venv/fuzz ## the same with 100,000, 3 minutes
 	$(BIN)/python -m tests.fuzz --inputs 100000 --seed 11 $(FUZZ)
+
+mutants: .venv/mutants ## look for faults in batching, retries, streams and the watchdog that no test notices
+	mkdir -p build/mutants
+	cp -r client/boxloss server/boxloss_server tests pyproject.toml build/mutants
+	cd build/mutants && $(CURDIR)/$(BIN)/mutmut run $(MUTANTS) && $(CURDIR)/$(BIN)/mutmut results
 
 lint: .venv/dev ## check style, types and the contract
 	$(BIN)/ruff check .
@@ -46,6 +53,16 @@ docs: .venv/dev ## write docs/losses.md and its pictures, and the table of setti
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/pictures.py
+
+# What the images install, with the hashes of all files that pip may take.
+requirements: private COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate \
+	--custom-compile-command "make requirements" --constraint constraints.txt --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-emit-package boxloss --no-emit-package boxloss-server
+requirements: .venv/dev ## write deploy/requirements, after a change of a dependency
+	printf '%s\n' './client[cli]' './server[tracing]' | $(COMPILE) --output-file deploy/requirements/cuda.txt -
+	printf '%s\n' './client[cli]' './server[tracing]' | $(COMPILE) --excludes deploy/requirements/cuda-only.txt \
+		--no-emit-package torch --output-file deploy/requirements/cpu.txt -
+	printf '%s\n' hatchling pip | $(COMPILE) --output-file deploy/requirements/build.txt -
 
 compat: .venv/dev .venv-oldest/installed ## run the SDK with the oldest packages that it accepts
 	$(BIN)/python -m tests.compatibility .venv-oldest/bin/python
@@ -79,6 +96,10 @@ clean: ## remove the environments
 
 .venv/fuzz: .venv/dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --group fuzz
+	touch $@
+
+.venv/mutants: .venv/dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --group mutants
 	touch $@
 
 .venv-proto/installed: proto/requirements.txt

@@ -131,7 +131,7 @@ class Boxloss(_GrpcContender):
     def command(self) -> list[str]:
         self._metrics_port = free_port()
         return [
-            *(sys.executable, "-m", "boxloss_server", "--device=cpu", "--log-level=warning"),
+            *(sys.executable, "-P", "-m", "boxloss_server", "--device=cpu", "--log-level=warning"),
             *(f"--port={self._listen()}", f"--metrics-port={self._metrics_port}", *self._flags),
         ]
 
@@ -239,7 +239,7 @@ class RayServe(_Peer):
 @cache
 def has_flag(flag: str) -> bool:
     """Whether this boxloss-server knows a flag."""
-    command = [sys.executable, "-m", "boxloss_server", "--help"]
+    command = [sys.executable, "-P", "-m", "boxloss_server", "--help"]
     return flag in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

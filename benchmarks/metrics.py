@@ -48,7 +48,9 @@ def parse(text: str) -> Counts:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             match sample.name:
-                case "grpc_server_handled_total" if sample.labels["grpc_method"].startswith("Evaluate"):
+                case "grpc_server_handled_total" if sample.value and sample.labels["grpc_method"].startswith(
+                    "Evaluate"
+                ):
                     code = sample.labels["grpc_code"]
                     codes[code] = codes.get(code, 0) + int(sample.value)
                 case "boxloss_batch_requests_count":

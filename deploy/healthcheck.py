@@ -1,4 +1,4 @@
-"""Exits 0 where the server in this container serves; the Dockerfile's HEALTHCHECK.
+"""Exits 0 where the server in this container, or the service that is its argument, serves: the image's HEALTHCHECK.
 
 Asks the port of BOXLOSS_PORT, and with TLS where BOXLOSS_TLS_CERTIFICATE is set, so set these rather than flags. Trusts
 whatever certificate the server shows. With BOXLOSS_TLS_CLIENT_CA it has none to show itself, and a server that greets
@@ -16,6 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 _PATIENCE = 3
 _HOST, _PORT = "127.0.0.1", int(os.environ.get("BOXLOSS_PORT", "50051"))
+_SERVICE = "".join(sys.argv[1:2])
 _OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 address = f"{_HOST}:{_PORT}"
@@ -40,7 +41,7 @@ try:
         sys.exit()
     tls = os.environ.get("BOXLOSS_TLS_CERTIFICATE")
     with over_tls() if tls else grpc.insecure_channel(address, _OPTIONS) as channel:
-        status = HealthStub(channel).Check(HealthCheckRequest(), timeout=_PATIENCE).status
+        status = HealthStub(channel).Check(HealthCheckRequest(service=_SERVICE), timeout=_PATIENCE).status
 except OSError as error:
     sys.exit(f"{address}: {error}")
 except grpc.RpcError as error:

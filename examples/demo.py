@@ -70,7 +70,8 @@ def main() -> None:
 def running_server() -> Iterator[tuple[str, str]]:
     """A server process on free ports: its address, and the URL of its metrics."""
     flags = ["--host=127.0.0.1", "--port=0", "--metrics-port=0", "--log-level=info", "--log-format=json"]
-    process = subprocess.Popen([sys.executable, "-m", "boxloss_server", *flags], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-P", "-m", "boxloss_server", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     events: dict[str, dict[str, Any]] = {}
     try:
         for line in process.stderr or ():

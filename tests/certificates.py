@@ -30,12 +30,19 @@ class Authority:
         issued = self._ca.issue_cert(identity, **options)
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         pair.certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+        pair.key.touch(0o600)
         pair.key.write_bytes(issued.private_key_pem.bytes())
         return pair
 
     def issue_expired(self, name: str) -> Pair:
         """Issues a certificate that was valid in 2020."""
         first, last = (datetime.datetime(2020, month, 1) for month in (1, 12))
+        return self.issue(name, not_before=first, not_after=last)
+
+    def issue_future(self, name: str) -> Pair:
+        """Issues a certificate that becomes valid in an hour."""
+        now = datetime.datetime.now(datetime.UTC)
+        first, last = (now + datetime.timedelta(hours=hours) for hours in (1, 2))
         return self.issue(name, not_before=first, not_after=last)
 
 
@@ -60,5 +67,6 @@ class Pair:
         """Takes the content of another, each file at once, as tools that renew certificates do."""
         for own, new in ((self.certificate, other.certificate), (self.key, other.key)):
             draft = own.with_suffix(".new")
+            draft.touch(0o600)
             draft.write_bytes(new.read_bytes())
             draft.replace(own)

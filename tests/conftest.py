@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 
@@ -9,8 +10,11 @@ import grpc
 import pytest
 
 import boxloss
+from boxloss import aio_coalescer
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from boxloss_server.batching import batcher, quotas
 from boxloss_server.logs import configure_logs
+from tests.clock import FakeClock
 from tests.servers import ServerProcess
 
 os.environ["BOXLOSS_COMPILE"] = "off"  # What needs kernels asks for them: compiling takes half a minute of a CPU.
@@ -40,3 +44,12 @@ def stub(server: ServerProcess) -> Iterator[LossServiceStub]:
     """The raw contract, without the SDK."""
     with grpc.insecure_channel(server.address) as channel:
         yield LossServiceStub(channel)
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The time of the test's event loop, of batching, and of calls of tasks that wait for each other."""
+    clock = FakeClock(asyncio.get_running_loop())
+    for module in (aio_coalescer, batcher, quotas):
+        monkeypatch.setattr(module, "time", clock)
+    return clock

@@ -33,9 +33,9 @@ class Http2Client:
         self.read_until(RemoteSettingsChanged)
 
     def start(self, method: str, *headers: tuple[str, str]) -> int:
-        """Begins a call of a method of LossService; returns its number."""
+        """Begins a call of a method of LossService, or of a path that starts with "/"; returns its number."""
         call = self.http2.get_next_available_stream_id()
-        path = f"/boxloss.v1.LossService/{method}"
+        path = method if method.startswith("/") else f"/boxloss.v1.LossService/{method}"
         pseudo = (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")
         self.http2.send_headers(call, [*pseudo, ("te", "trailers"), ("content-type", "application/grpc"), *headers])
         self._flush()

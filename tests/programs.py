@@ -1,10 +1,11 @@
-"""Programs that the tests run where they are installed."""
+"""Programs that the tests run where they are installed, and those that servers run."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 
+import psutil
 import pytest
 
 
@@ -20,3 +21,15 @@ def run(command: list[str]) -> None:
     """Runs a command, which must succeed."""
     outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def compilers(process: psutil.Process) -> list[psutil.Process]:
+    """The compilers of kernels that run for a process, or for one that it has started."""
+    return [each for each in process.children(recursive=True) if _is_compiler(each)]
+
+
+def _is_compiler(process: psutil.Process) -> bool:
+    try:
+        return "boxloss_server.engine.compiler" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # Or what is left of it.
+        return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,13 +24,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+_RANDOM = random.SystemRandom()  # Two runs side by side never ask in the same order.
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nothing listens on at this moment, and that the system gives to nobody who asks for any."""
+    while True:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("127.0.0.1", _RANDOM.randrange(20000, 32768))) as taken,
+        ):
+            port: int = taken.getsockname()[1]
+            return port
 
 
 class ServerProcess:
@@ -95,8 +102,7 @@ class ServerProcess:
         """Ends it in order, if it still runs; returns its exit status."""
         if self._process.returncode is None:
             self.terminate()
-            self.wait()
-        return self._process.returncode
+        return self.wait()
 
     def __enter__(self) -> Self:
         return self

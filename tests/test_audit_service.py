@@ -125,8 +125,19 @@ def test_an_image_at_fault_ends_the_audit_after_those_before_it(client: boxloss.
     many = Labels(np.zeros((1100, 4)), ["cat"] * 1100)
     found = client.audit([*good, Image("too many boxes", many)])
     assert [next(found), next(found)] == list(audit(good))
-    with pytest.raises(boxloss.RequestTooLargeError, match=r"image: makes 1210000 pairs.*--max-request-pairs"):
+    with pytest.raises(boxloss.RequestTooLargeError, match=r"image: makes 1245200 pairs.*--max-request-pairs"):
         next(found)
+
+
+def test_an_image_may_have_so_many_pairs_and_no_more() -> None:
+    """Each box counts 32 pairs besides those that it makes with labels."""
+    images = [Image(boxes, Labels(np.zeros((boxes, 4)), ["cat"] * boxes)) for boxes in (67, 68, 69)]
+    limit = 68 * (68 + 32)
+    with ServerProcess(f"--max-request-pairs={limit}") as server, boxloss.Client(server.address) as client:
+        found = client.audit(images)
+        assert [next(found).image_id, next(found).image_id] == [67, 68]
+        with pytest.raises(boxloss.RequestTooLargeError, match=f"image: makes 6969 pairs.*the limit is {limit}"):
+            next(found)
 
 
 def test_audits_are_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -329,7 +330,7 @@ BAD_CALLS: dict[str, tuple[Callable[[boxloss.Client], Any], str]] = {
     "fewer weights": (lambda c: c.evaluate(A, B, CIoU(), weights=[]), r"weights: has 0 rows for 1 predictions"),
     "weights in rows": (lambda c: c.evaluate(A, B, CIoU(), weights=[[1]]), r"weights: has shape \(1, 1\); give \(N,\)"),
     "no loss": (lambda c: c.compare(A, B, []), r"losses: is empty"),
-    "a class for a loss": (lambda c: c.evaluate(A, B, _wrong(CIoU)), r"losses\[0\]: .* is no loss"),
+    "a class for a loss": (lambda c: c.evaluate(A, B, _wrong(CIoU)), r"loss: is the class CIoU; give an instance"),
     "a format": (
         lambda c: c.evaluate(A, B, CIoU(), box_format=_wrong("yolo")),
         r"box_format: 'yolo' is not known; choose one of xyxy, xywh, cxcywh, ",
@@ -386,27 +387,26 @@ def test_threads_may_share_a_client(client: boxloss.Client) -> None:
         np.testing.assert_array_equal(first.gradient, second.gradient)
 
 
-async def test_64_clients_at_once_share_batches_and_each_gets_the_answer_of_a_lone_one() -> None:
+async def test_64_clients_at_once_share_batches_and_each_gets_the_answer_of_a_lone_one(
+    server: ServerProcess, client: boxloss.Client
+) -> None:
     rng = np.random.default_rng(44)
     inputs = [(random_boxes(rng, n).astype("f4"), random_boxes(rng, n).astype("f4")) for n in rng.integers(1, 99, 64)]
-    with ServerProcess() as server:
-        with boxloss.Client(server.address) as lone:
-            alone = [lone.evaluate(pair[0], pair[1], CIoU(), gradients=True) for pair in inputs]
-        clients = [boxloss.AsyncClient(server.address) for _ in inputs]
-
-        async def call(client: boxloss.AsyncClient, pair: tuple[Any, Any]) -> list[boxloss.LossResult]:
-            return [await client.evaluate(pair[0], pair[1], CIoU(), gradients=True) for _ in range(10)]
-
-        answers = await asyncio.gather(*map(call, clients, inputs))
-        for each in clients:
-            await each.close()
-    shares = [1 / result.executions[0].batch_requests for results in answers for result in results]
-    assert len(shares) / sum(shares) > 8, "requests in a mean batch"
-    for expected, results in zip(alone, answers, strict=True):
-        for result in results:
-            np.testing.assert_array_equal(result.loss, expected.loss)
-            np.testing.assert_array_equal(result.gradient, expected.gradient)
-            np.testing.assert_array_equal(result.iou, expected.iou)
+    alone = [client.evaluate(predictions, targets, CIoU(), gradients=True) for predictions, targets in inputs]
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(boxloss.AsyncClient(server.address)) for _ in inputs]
+        for _ in range(100):  # How many meet at a time depends on how busy the machine is; that they meet does not.
+            results = await asyncio.gather(
+                *(each.evaluate(*pair, CIoU(), gradients=True) for each, pair in zip(clients, inputs, strict=True))
+            )
+            for expected, result in zip(alone, results, strict=True):
+                np.testing.assert_array_equal(result.loss, expected.loss)
+                np.testing.assert_array_equal(result.gradient, expected.gradient)
+                np.testing.assert_array_equal(result.iou, expected.iou)
+            batches = sum(1 / result.executions[0].batch_requests for result in results)
+            if batches < 64 / 8:
+                return
+    pytest.fail("in no round had a mean batch more than 8 requests")
 
 
 async def test_the_asyncio_client_does_what_the_blocking_one_does(
@@ -489,6 +489,30 @@ def test_a_closed_client_says_so(server: ServerProcess) -> None:
     client.close()
     with pytest.raises(BoxlossError, match="this client is closed"):
         client.evaluate(A, B, CIoU())
+
+
+@pytest.mark.parametrize(
+    ("method", "ask"),
+    [
+        ("Evaluate", lambda client: client.evaluate(A, B, CIoU())),
+        ("EvaluateStream", lambda client: list(client.evaluate_stream([(A, B)], CIoU()))),
+    ],
+)
+def test_a_client_that_another_thread_closes_as_a_call_begins_says_so(
+    server: ServerProcess, method: str, ask: Callable[[boxloss.Client], object]
+) -> None:
+    client = boxloss.Client(server.address)
+    client.info()
+    stub = client._transport.stub
+    begin = getattr(stub, method)
+
+    def begin_too_late(*arguments: Any, **options: Any) -> Any:
+        client.close()
+        return begin(*arguments, **options)
+
+    setattr(stub, method, begin_too_late)
+    with pytest.raises(BoxlossError, match="this client is closed"):
+        ask(client)
 
 
 def test_an_embedded_server_lives_as_long_as_its_client() -> None:

@@ -48,7 +48,7 @@ def ledger() -> Ledger:
 @pytest.fixture
 def own() -> Iterator[ServerProcess]:
     """A server of the test's own."""
-    with ServerProcess("--max-request-pairs=1000") as server:
+    with ServerProcess("--max-request-pairs=10000") as server:
         yield server
 
 
@@ -68,8 +68,8 @@ def test_calls_are_counted_by_how_they_end(own: ServerProcess, ledger: Ledger) -
         client.losses()
         with pytest.raises(boxloss.InvalidInputError):
             client.evaluate(A, INVERTED, CIoU())
-        many = np.tile(np.array(A), (2500, 1))
-        assert len(client.evaluate(many, many, CIoU()).loss) == 2500
+        many = np.tile(np.array(A), (25_000, 1))
+        assert len(client.evaluate(many, many, CIoU()).loss) == 25_000
         assert messages_at(own) == ledger("boxloss_client_messages_total") == 2 + 3 + 1 + 1 + 1 + 3
         assert len(list(client.evaluate_stream([(A, B), (many, many)], GIoU()))) == 2
         next(client.evaluate_stream([(A, B)] * 2, GIoU()))

@@ -7,6 +7,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ import pytest
 import yaml
 
 import boxloss
+from boxloss import Tls
 from boxloss.audit.image import Image, Labels, Predictions
+from boxloss.v1 import audit_service_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
-from boxloss_server.service.metrics import Metrics
+from tests.certificates import Authority
 from tests.prometheus import Prometheus
+from tests.security.callers import TOKENS, bearer, write_tokens
 from tests.servers import ServerProcess, wait_until
+from tests.test_metrics import PAGE, described
 
 GRAFANA = Path(__file__).parent.parent / "deploy/grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards/boxloss.json").read_text())
@@ -67,6 +72,7 @@ def test_rows_stand_above_their_panels() -> None:
         "Saturation",
         "Device",
         "Label quality",
+        "Processes and files",
     ]
     assert all(row["panels"] == [] for row in DASHBOARD["panels"] if row["type"] == "row")
 
@@ -91,15 +97,29 @@ def test_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_query_is_of_the_chosen_servers(query: str) -> None:
-    selectors = re.findall(r"\b(?:boxloss_|grpc_|up)\w*\{[^}]*\}", query)
+    selectors = re.findall(r"\b(?:boxloss_|grpc_|process_|up)\w*\{[^}]*\}", query)
     assert selectors or "ALERTS" in query
     assert all('instance=~"$instance"' in selector for selector in selectors)
 
 
 def test_all_metrics_of_the_server_are_shown() -> None:
     queries = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
-    families = {family.name for family in Metrics().registry.collect()}
-    assert {name for name in families if name not in queries} <= {"grpc_server_started"}
+    names = {re.sub("_(total|info)$", "", name) for name in described(PAGE.partition("## A client")[0])}
+    assert {name for name in names if name not in queries} == {"grpc_server_started", "process_virtual_memory_bytes"}
+
+
+def test_calls_are_those_of_every_service_of_the_contract_and_of_no_other() -> None:
+    selectors = [each for query in QUERIES for each in re.findall(r'grpc_service(=~"[^"]+")', str(query.values[0]))]
+    assert len(selectors) == sum(str(query.values[0]).count("grpc_server_") for query in QUERIES)
+    services = {
+        service.full_name
+        for contract in (loss_service_pb2, audit_service_pb2)
+        for service in contract.DESCRIPTOR.services_by_name.values()
+    }
+    for selector in selectors:
+        pattern = selector[3:-1]
+        assert all(re.fullmatch(pattern, service) for service in services)
+        assert not re.fullmatch(pattern, "grpc.health.v1.Health")
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -116,41 +136,51 @@ def test_the_variable_finds_the_servers(prometheus: Prometheus) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that watches a server under load."""
+    """A Prometheus that watches a server of two processes, with TLS and tokens, under load."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    authority = Authority(folder / "authority")
+    write_tokens(folder / "tokens", TOKENS)
+    guards = f"--tokens-file={folder / 'tokens'}", *authority.issue("server").flags
     limits = f"--max-request-pairs={CAPACITY}", f"--max-waiting-pairs={CAPACITY}"
     with (
-        ServerProcess(*limits) as server,
-        load(server.address),
-        Prometheus(tmp_path_factory.mktemp("dashboard") / "prometheus", [server.metrics_url]) as started,
+        ServerProcess("--processes=2", *limits, *guards) as server,
+        load(server.address, Tls(authority.certificate), TOKENS["alice"]),
+        Prometheus(folder / "prometheus", [server.metrics_url]) as started,
     ):
         yield started
 
 
 @contextmanager
-def load(address: str) -> Iterator[None]:
+def load(address: str, tls: Tls, token: str) -> Iterator[None]:
     """Two callers that ask for more than the server takes at once, with bad boxes, and now and then for nothing."""
-    done = threading.Event()
+    over = threading.Event()
     corners = np.random.default_rng(0).random((CAPACITY * 3 // 4, 2))
     boxes = np.hstack([corners, corners + 1])
     inverted = boxes[:8, [2, 3, 0, 1]]
     labeled = Image(0, Labels(boxes[:8], ["cat"] * 8), Predictions(boxes[1:9], ["cat"] * 8, np.ones(8)))
 
-    def call() -> None:
-        with boxloss.Client(address) as client, grpc.insecure_channel(address) as channel:
-            while not done.wait(0.01):
-                client.evaluate(boxes, boxes[::-1], boxloss.CIoU())
-                client.evaluate(inverted, boxes[:8], boxloss.CIoU(), invalid="mask")
-                client.pairwise_iou(boxes[:8], boxes[:8])
-                client.audit([labeled]).summary()
-                with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
-                    LossServiceStub(channel).Evaluate(EvaluateRequest())
+    def ask(client: boxloss.Client, stub: LossServiceStub) -> None:
+        client.evaluate(boxes, boxes[::-1], boxloss.CIoU())
+        client.evaluate(inverted, boxes[:8], boxloss.CIoU(), invalid="mask")
+        client.pairwise_iou(boxes[:8], boxes[:8])
+        client.audit([labeled]).summary()
+        with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+            stub.Evaluate(EvaluateRequest(), metadata=bearer(token))
 
-    callers = [threading.Thread(target=call) for _ in range(2)]
-    for caller in callers:
-        caller.start()
+    def ask_on() -> None:
+        with (
+            boxloss.Client(address, tls=tls, token=token) as client,
+            grpc.secure_channel(address, tls.credentials()) as channel,
+            ThreadPoolExecutor(2) as callers,
+        ):
+            while not over.wait(0.2):
+                for asked in [callers.submit(ask, client, LossServiceStub(channel)) for _ in range(2)]:
+                    asked.result()
+
+    asking = threading.Thread(target=ask_on)
+    asking.start()
     try:
         yield
     finally:
-        done.set()
-        for caller in callers:
-            caller.join()
+        over.set()
+        asking.join()

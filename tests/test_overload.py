@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,8 +19,9 @@ import boxloss
 from boxloss import IoU, SmoothL1, wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from tests.held_server import HeldServer
 from tests.http2 import Http2Client
-from tests.servers import ServerProcess
+from tests.servers import ServerProcess, wait_until
 from tests.slow_server import PAIRS_PER_SECOND
 
 PAIRS = 5000
@@ -58,79 +59,55 @@ async def until_read(server: ServerProcess, calls: int) -> None:
             pass
 
 
-class Answers(NamedTuple):
-    """What became of some calls."""
+async def until_waiting(server: ServerProcess, requests: int) -> None:
+    """Waits until so many requests are admitted and not answered."""
 
-    codes: list[grpc.StatusCode]
-    pushbacks: list[int]
-    queue_times: list[float]
-    seconds: float
+    def there() -> bool:
+        return server.total("boxloss_waiting_requests") == requests
 
-    @property
-    def rate(self) -> float:
-        """Calls answered per second."""
-        return self.codes.count(grpc.StatusCode.OK) / self.seconds
+    await asyncio.to_thread(wait_until, there, f"{requests} requests wait")
 
 
-async def offer(server: ServerProcess, rate: float, calls: int) -> Answers:
-    """Makes calls at a rate, whether or not those before are answered."""
-    codes: list[grpc.StatusCode] = []
-    pushbacks: list[int] = []
-    queue_times: list[float] = []
-    async with raw_channel(server) as channel:
-        stub: Any = LossServiceStub(channel)
-        await stub.ListLosses(loss_service_pb2.ListLossesRequest())
-
-        async def call(start: float) -> None:
-            await asyncio.sleep(start - time.monotonic())
-            try:
-                response = await stub.Evaluate(REQUEST)
-            except grpc.aio.AioRpcError as error:
-                codes.append(error.code())
-                trailers = dict(error.trailing_metadata())
-                pushbacks.append(int(trailers.get("grpc-retry-pushback-ms", 0)))
-            else:
-                codes.append(grpc.StatusCode.OK)
-                queue_times.append(response.execution.queue_time.ToNanoseconds() / 1e9)
-
-        started = time.monotonic()
-        await asyncio.gather(*(call(started + number / rate) for number in range(calls)))
-        return Answers(codes, pushbacks, queue_times, time.monotonic() - started)
-
-
-async def test_thrice_the_load_is_answered_as_fast_and_the_rest_is_told_when_to_come_again(
-    slow_server: ServerProcess,
-) -> None:
-    fair = await offer(slow_server, RATE, calls=200)
-    assert set(fair.codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    heavy = await offer(slow_server, 3 * RATE, calls=600)
-    assert len(heavy.codes) == 600
-    assert set(heavy.codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert all(0 < pushback <= 1000 for pushback in heavy.pushbacks)
-    assert heavy.rate >= 0.9 * fair.rate
-    # What is ahead of a call is computed first, and no more may be than there is room.
-    assert max(heavy.queue_times) < 2 * ROOM / RATE
-    assert slow_server.total("boxloss_waiting_requests") == 0
+async def test_of_thrice_the_load_as_much_is_answered_and_the_rest_is_told_at_once_when_to_come_again() -> None:
+    room = ROOM * PAIRS
+    batches = 0.0
+    with HeldServer(f"--max-waiting-pairs={room}", f"--max-request-pairs={room}") as server:
+        for turn, load in enumerate((ROOM, 3 * ROOM)):
+            async with raw_channel(server) as channel:
+                with server.held():  # What is told meanwhile is told at once.
+                    calls: list[Any] = [LossServiceStub(channel).Evaluate(REQUEST) for _ in range(load)]
+                    endings = [asyncio.create_task(call.code()) for call in calls]
+                    codes = [await first for first in islice(asyncio.as_completed(endings), load - ROOM)]
+                    assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * (load - ROOM)
+                    for call in calls:
+                        if call.done():
+                            trailers = dict(await call.trailing_metadata())
+                            assert 0 < int(trailers["grpc-retry-pushback-ms"]) <= 1000
+                    await until_waiting(server, ROOM)
+                assert [await ending for ending in endings].count(grpc.StatusCode.OK) == ROOM
+            await until_waiting(server, 0)
+            # What is refused costs the device nothing, and the others are computed together.
+            assert server.total("boxloss_batch_requests_sum") == (turn + 1) * ROOM
+            batches, before = server.total("boxloss_batches_total"), batches
+            assert batches - before == 2  # The first that came, and all that came while it was computed.
 
 
 def test_a_full_server_refuses_calls_before_it_has_received_their_messages() -> None:
-    boxes = array_pb2.Array(data=np.tile(BOXES, (200, 1)).tobytes())
-    full = "--max-waiting-pairs=1000000", "--max-request-pairs=1000000"
-    with ServerProcess(*full, module="tests.slow_server") as server, Http2Client(server.port) as client:
-        first = client.start("Evaluate")  # It takes two seconds.
-        client.send(first, loss_service_pb2.EvaluateRequest(predictions=boxes, targets=boxes, losses=LOSSES))
-        while server.total("boxloss_waiting_pairs") < 1_000_000:
-            pass
-        for method in ("Evaluate", "PairwiseIou"):
-            client.start(method)
-            events = client.read_until(ResponseReceived)
-            (headers,) = (dict(event.headers) for event in events if isinstance(event, ResponseReceived))
-            assert headers[b"grpc-status"] == b"8"
-            assert 0 < int(headers[b"grpc-retry-pushback-ms"]) <= 1000
-        with boxloss.Client(server.address) as other:
-            assert other.info().losses
-        assert server.total("boxloss_rejected_total", reason="queue_full") == 2
-        assert server.total("grpc_server_handled_total", grpc_code="RESOURCE_EXHAUSTED") == 2
+    full = f"--max-waiting-pairs={PAIRS}", f"--max-request-pairs={PAIRS}"
+    with HeldServer(*full) as server, Http2Client(server.port) as client:
+        with server.held():
+            client.send(client.start("Evaluate"), REQUEST)
+            wait_until(lambda: server.total("boxloss_waiting_pairs") == PAIRS, "the server is full")
+            for method in ("Evaluate", "PairwiseIou"):
+                client.start(method)
+                events = client.read_until(ResponseReceived)
+                (headers,) = (dict(event.headers) for event in events if isinstance(event, ResponseReceived))
+                assert headers[b"grpc-status"] == b"8"
+                assert 0 < int(headers[b"grpc-retry-pushback-ms"]) <= 1000
+            with boxloss.Client(server.address) as other:
+                assert other.info().losses
+            assert server.total("boxloss_rejected_total", reason="queue_full") == 2
+            assert server.total("grpc_server_handled_total", grpc_code="RESOURCE_EXHAUSTED") == 2
         assert server.stop() == 0
         assert all("event" in line for line in server.log)  # Neither warnings of Python's nor lines of gRPC's.
 
@@ -168,24 +145,24 @@ async def test_calls_and_streams_share_an_overloaded_server(slow_server: ServerP
 
 
 async def test_dead_calls_are_not_computed() -> None:
-    boxes = array_pb2.Array(data=np.tile(BOXES, (200, 1)).tobytes())
-    with ServerProcess(module="tests.slow_server") as server:
+    with HeldServer() as server:
         async with raw_channel(server) as channel:
             stub: Any = LossServiceStub(channel)
-            first = stub.Evaluate(loss_service_pb2.EvaluateRequest(predictions=boxes, targets=boxes, losses=LOSSES))
-            await until_read(server, 1)  # It takes two seconds.
-            expiring = [stub.Evaluate(REQUEST, timeout=0.7) for _ in range(5)]
-            cancelled = [stub.Evaluate(REQUEST) for _ in range(5)]
-            kept = stub.Evaluate(REQUEST)
-            await until_read(server, 12)
-            for call in cancelled:
-                call.cancel()
-            assert [await call.code() for call in expiring] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 5
+            with server.held():
+                first = stub.Evaluate(REQUEST)
+                await until_read(server, 1)
+                cancelled = [stub.Evaluate(REQUEST) for _ in range(5)]
+                kept = stub.Evaluate(REQUEST)
+                await until_read(server, 7)
+                expiring = [stub.Evaluate(REQUEST, timeout=0.5) for _ in range(5)]
+                assert [await call.code() for call in expiring] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 5
+                for call in cancelled:
+                    call.cancel()
+                await until_waiting(server, 2)
             assert (await first).results
             assert (await kept).results
         assert server.total("boxloss_batch_requests_sum") == 2
         assert server.stop() == 0
-        assert server.log[-1]["computed"] == 2
 
 
 async def test_the_sdk_comes_again_when_grpc_drops_calls_that_the_server_has_not_read(server: ServerProcess) -> None:

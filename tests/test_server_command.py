@@ -46,6 +46,8 @@ def test_help_explains_every_setting() -> None:
         (["--max-waiting-pairs=10"], {}, "max_waiting_pairs must be at least max_request_pairs"),
         (["--log-level=loud"], {}, "--log-level"),
         (["--prot=1"], {}, "--prot"),
+        (["--host="], {}, "--host: Value error, is empty; give an address"),
+        ([], {"BOXLOSS_METRICS_HOST": ""}, "--metrics-host: Value error, is empty"),
     ],
 )
 def test_wrong_settings_exit_2_and_name_the_flag(flags: list[str], environment: dict[str, str], complaint: str) -> None:
@@ -84,6 +86,47 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     with ServerProcess(f"--port={port}") as server, boxloss.Client(server.address) as client:
         assert server.port == port
         assert client.info().request_pairs == 123
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize(
+    ("host", "processes", "shown", "reached"),
+    [("::", 2, "[::]", ("[::1]", "127.0.0.1")), ("::1", 1, "[::1]", ("[::1]", "localhost"))],
+)
+def test_ipv6_addresses_need_no_brackets_and_are_shown_in_them(
+    host: str, processes: int, shown: str, reached: tuple[str, ...]
+) -> None:
+    with ServerProcess(f"--host={host}", f"--metrics-host={host}", f"--processes={processes}") as server:
+        assert server.address == f"{shown}:{server.port}"
+        assert server.metrics_url.startswith(f"http://{shown}:")
+        assert server.samples("boxloss_waiting_pairs")
+        for each in reached:
+            with boxloss.Client(f"{each}:{server.port}") as client:
+                assert client.info().request_pairs > 0
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("2001:DB8::0", "[2001:db8::]"),
+        ("fe80::1%eth0", "[fe80::1%eth0]"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("boxloss.example", "boxloss.example"),
+    ],
+)
+def test_hosts_are_kept_as_they_stand_before_a_port(written: str, host: str) -> None:
+    assert Settings(host=written, metrics_host=written).host == host
+    assert Settings(host=written, metrics_host=written).metrics_host == host
 
 
 def test_logs_are_json_lines() -> None:

@@ -26,7 +26,7 @@ from boxloss.cli.specs import label
 from boxloss.losses import CATALOGUE, CIoU, DIoU, EIoU, GIoU, IoU, Loss, MPDIoU
 from boxloss.words import BoxFormat
 from boxloss_server import losses
-from tests.programs import tool
+from tests.programs import compilers, tool
 from tests.servers import ServerProcess, answered, wait_until
 
 FEW = scatter(6, seed=3)
@@ -129,15 +129,10 @@ def test_a_compiler_under_way_ends_with_the_descents(monkeypatch: pytest.MonkeyP
     tool("g++")
     monkeypatch.setenv("BOXLOSS_COMPILE", "background")
     monkeypatch.setenv("BOXLOSS_KERNEL_CACHE", str(tmp_path))
-
-    def compiles() -> bool:
-        children = psutil.Process().children(recursive=True)
-        return any("boxloss_server.engine.compiler" in child.cmdline() for child in children)
-
     with gradients.process() as source:
         descend(source, GIoU(), FEW[:1], iterations=20)
-        wait_until(compiles, "a compiler starts")
-    assert not compiles()
+        wait_until(lambda: bool(compilers(psutil.Process())), "a compiler starts")
+    assert not compilers(psutil.Process())
 
 
 def test_every_axis_aligned_loss_of_the_catalogue_takes_part() -> None:

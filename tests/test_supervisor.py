@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -31,7 +32,7 @@ from boxloss_server import __version__
 from boxloss_server.processes.child import own_settings
 from boxloss_server.processes.messages import Job
 from boxloss_server.processes.port import reserve
-from boxloss_server.processes.supervisor import Pauses, threads_each
+from boxloss_server.processes.supervisor import Child, Pauses, threads_each
 from boxloss_server.processes.totals import scrape
 from boxloss_server.settings import Settings
 from tests.servers import ServerProcess
@@ -111,6 +112,19 @@ def test_a_process_that_dies_again_soon_is_replaced_after_a_growing_pause() -> N
     assert [pauses.after(lived) for lived in (3600, 3, 3)] == [0, 1, 2]
 
 
+async def test_a_process_that_dies_before_it_is_told_what_to_do_has_ended() -> None:
+    process = await asyncio.create_subprocess_exec("false")
+    await process.wait()
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    writer.write(b"a job")
+    child = Child(process, reader, writer)
+    assert not await child.hangs(60)
+    with pytest.raises(ChildProcessError, match="ended with status 1 before it could serve"):
+        await child.report(60)
+
+
 def test_a_job_keeps_its_settings_in_any_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(number=1, settings=Settings(port=4711, kernel_cache="/somewhere", batch_window_ms=2.5))
     text = job.model_dump_json()
@@ -176,9 +190,14 @@ def series(server: ServerProcess) -> dict[str, float]:
 
 
 def counts(server: ServerProcess) -> dict[str, float]:
-    """Those metrics that never go down."""
+    """Those metrics of calls that never go down."""
     endings = "_total", "_count", "_sum", "_bucket"
-    return {name: value for name, value in series(server).items() if name.partition("{")[0].endswith(endings)}
+    others = "process_", "boxloss_process_restarts"
+    return {
+        name: value
+        for name, value in series(server).items()
+        if name.partition("{")[0].endswith(endings) and not name.startswith(others)
+    }
 
 
 def request(boxes: np.ndarray[Any, Any], losses: int = 1) -> loss_service_pb2.EvaluateRequest:
@@ -245,8 +264,64 @@ def test_a_killed_process_is_replaced_and_its_counts_stay(server: ServerProcess)
     assert (ended["process"], ended["status"], ended["pause_s"]) == (0, -signal.SIGKILL, 0)
     assert counts(server) == before
     assert series(server)["boxloss_waiting_requests"] == 0
+    assert restarts(server) == {"exited": 1, "hung": 0, "start": 0}
     with ExitStack() as stack:
         connect_to_both(server, stack)
+
+
+def restarts(server: ServerProcess) -> dict[str, float]:
+    """How many processes have been replaced, by reason."""
+    return {sample.labels["reason"]: sample.value for sample in server.samples("boxloss_process_restarts_total")}
+
+
+def test_every_process_tells_of_itself(server: ServerProcess) -> None:
+    pids = {str(number): line["pid"] for number, line in ready(server).items()} | {"supervisor": server.pid}
+    started = {sample.labels["process"]: sample.value for sample in server.samples("process_start_time_seconds")}
+    assert started == {name: pytest.approx(psutil.Process(pid).create_time(), abs=1) for name, pid in pids.items()}
+    memory = sum(psutil.Process(pid).memory_info().rss for pid in pids.values())
+    assert server.total("process_resident_memory_bytes") == pytest.approx(memory, rel=0.1)
+    assert len(server.samples("process_cpu_seconds_total")) == 3
+
+
+def children(supervisor: int) -> set[int]:
+    return {child.pid for child in psutil.Process(supervisor).children()}
+
+
+def test_a_process_that_hangs_while_it_starts_is_replaced_at_first_and_later() -> None:
+    module = "tests.impatient_supervisor"
+
+    def starting() -> list[psutil.Process]:
+        return [
+            each for each in psutil.Process().children() if module in each.cmdline() and len(children(each.pid)) == 2
+        ]
+
+    def stop_one(pids: set[int]) -> int:
+        stopped = min(pids)
+        os.kill(stopped, signal.SIGSTOP)
+        return stopped
+
+    with ThreadPoolExecutor(1) as threads:
+        started = threads.submit(ServerProcess, "--processes=2", "--hang-timeout-s=2", module=module)
+        until(lambda: bool(starting()))
+        stopped = stop_one(children(starting()[0].pid))
+        with started.result() as server:
+            assert not runs(stopped)
+            assert events(server, "a process hangs while it starts and is killed")
+            until(lambda: server.total("boxloss_processes_serving") == 2)
+            assert server.total("boxloss_processes_wanted") == 2
+            before = restarts(server)
+            assert before["start"] >= 1
+
+            pids = children(server.pid)
+            os.kill(min(pids), signal.SIGKILL)
+            until(lambda: len(children(server.pid) - pids) == 1)
+            stopped = stop_one(children(server.pid) - pids)
+            assert server.total("boxloss_processes_serving") == 1
+            assert server.total("boxloss_processes_wanted") == 2
+            until(lambda: restarts(server)["start"] > before["start"])
+            assert restarts(server)["exited"] == before["exited"] + 1
+            until(lambda: server.total("boxloss_processes_serving") == 2)
+            assert not runs(stopped)
 
 
 def test_killing_processes_loses_no_call_whose_deadline_allows_a_retry(server: ServerProcess) -> None:
@@ -254,7 +329,7 @@ def test_killing_processes_loses_no_call_whose_deadline_allows_a_retry(server: S
 
     def caller(client: boxloss.Client) -> int:
         calls = 0
-        while not done.is_set():
+        while not done.wait(0.01):
             assert client.evaluate(A, B, CIoU(), timeout=60).loss == pytest.approx([CIOU_OF_A_AND_B])
             calls += 1
         return calls
@@ -328,6 +403,16 @@ def test_sigterm_while_they_start_is_in_order() -> None:
         assert starting.wait(timeout=60) == 0
         assert not any(runs(process.pid) for process in started)
         assert "Traceback" not in starting.stderr.read()
+
+
+def test_without_any_process_the_metrics_say_that_none_serves() -> None:
+    with ServerProcess("--processes=2") as server:
+        for line in ready(server).values():
+            os.kill(line["pid"], signal.SIGKILL)
+        until(lambda: len(events(server, "a process ended and is replaced")) == 2)
+        assert server.total("boxloss_processes_serving") == 0
+        assert server.total("boxloss_processes_wanted") == 2
+        assert not server.samples("boxloss_waiting_pairs_limit")
 
 
 def test_killing_the_supervisor_leaves_no_process() -> None:

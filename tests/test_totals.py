@@ -55,7 +55,7 @@ def test_counters_histograms_and_gauges_add_up(processes: list[Process]) -> None
         process.seconds.observe(seconds)
     first.waiting.set(2)
     second.waiting.set(5)
-    totals = Totals(2)
+    totals = Totals(2, CollectorRegistry())
     totals.watch(0, first.port)
     totals.watch(1, second.port)
     assert total(totals, "calls_total", code="OK") == 7
@@ -72,7 +72,7 @@ def test_counters_histograms_and_gauges_add_up(processes: list[Process]) -> None
 
 def test_gauges_whose_sum_means_nothing_are_the_largest(processes: list[Process]) -> None:
     memory = {"cpu used": (100, 200), "cpu total": (1000, 1000), "cuda:0 used": (30, 31), "cuda:0 total": (80, 80)}
-    totals = Totals(2)
+    totals = Totals(2, CollectorRegistry())
     for number, process in enumerate(processes[:2]):
         oldest = Gauge("boxloss_oldest_request_seconds", "Oldest.", registry=process.registry)
         oldest.set((1.5, 0.25)[number])
@@ -88,9 +88,40 @@ def test_gauges_whose_sum_means_nothing_are_the_largest(processes: list[Process]
     assert sums == {"cpu used": 300, "cpu total": 1000, "cuda:0 used": 31, "cuda:0 total": 80}
 
 
+def test_of_times_the_earliest_counts_and_of_what_all_share_one(processes: list[Process]) -> None:
+    shared = {
+        "boxloss_processes_wanted": (2, 2, 2),
+        "boxloss_certificate_expiry_timestamp_seconds": (2e9, 1.9e9, 1.9e9),
+        "boxloss_files_read_timestamp_seconds": (1.8e9, 1.7e9, 1.7e9),
+    }
+    totals = Totals(2, CollectorRegistry())
+    for number, process in enumerate(processes[:2]):
+        for name, values in shared.items():
+            Gauge(name, "Shared.", registry=process.registry).set(values[number])
+        totals.watch(number, process.port)
+    assert {name: total(totals, name) for name in shared} == {name: values[2] for name, values in shared.items()}
+
+
+def test_what_is_of_one_process_by_its_nature_says_of_which(processes: list[Process]) -> None:
+    supervisor = CollectorRegistry()
+    for registry, started in ((supervisor, 10), (processes[0].registry, 20), (processes[1].registry, 30)):
+        Gauge("process_start_time_seconds", "Start.", registry=registry).set(started)
+        Counter("process_cpu_seconds", "CPU.", registry=registry).inc(started)
+    Gauge("boxloss_processes_serving", "Serving.", registry=supervisor).set(0)
+    totals = Totals(2, supervisor)
+    assert total(totals, "boxloss_processes_serving") == 0
+    for number, process in enumerate(processes[:2]):
+        Gauge("boxloss_processes_serving", "Serving.", registry=process.registry).set(1)
+        totals.watch(number, process.port)
+    for name in ("process_start_time_seconds", "process_cpu_seconds_total"):
+        values = [total(totals, name, process=process) for process in ("supervisor", "0", "1")]
+        assert values == [10, 20, 30]
+    assert total(totals, "boxloss_processes_serving") == 2
+
+
 def test_what_a_process_counted_outlasts_it(processes: list[Process]) -> None:
     first, second, third = processes
-    totals = Totals(2)
+    totals = Totals(2, CollectorRegistry())
     totals.watch(0, first.port)
     totals.watch(1, second.port)
     for process in processes:
@@ -120,16 +151,20 @@ def test_a_process_that_does_not_answer_counts_as_last_seen(
 ) -> None:
     monkeypatch.setattr("boxloss_server.processes.totals._PATIENCE", 0.5)
     first, second, _ = processes
-    totals = Totals(2)
+    totals = Totals(2, CollectorRegistry())
     totals.watch(0, first.port)
     totals.watch(1, second.port)
     first.calls.labels("OK").inc(10)
     second.calls.labels("OK").inc(10)
+    for process in (first, second):
+        Gauge("boxloss_processes_serving", "Serving.", registry=process.registry).set(1)
     assert total(totals, "calls_total", code="OK") == 20
+    assert total(totals, "boxloss_processes_serving") == 2
     with socket.create_server(("127.0.0.1", 0)) as silent:
         totals.watch(1, silent.getsockname()[1])
         first.calls.labels("OK").inc()
         assert total(totals, "calls_total", code="OK") == 21
+        assert total(totals, "boxloss_processes_serving") == 1
     assert total(totals, "calls_total", code="OK") == 21  # Nothing listens any more.
 
 
@@ -141,11 +176,18 @@ def test_the_totals_of_one_process_are_its_metrics() -> None:
     metrics.closed("full", 3, 100, 0.01)
     metrics.serves_on("cpu")
     http, thread = start_http_server(0, "127.0.0.1", metrics.registry)
-    totals = Totals(1)
+    totals = Totals(1, CollectorRegistry())
     totals.watch(0, http.server_port)
     registry = CollectorRegistry()
     registry.register(totals)
-    assert generate_latest(registry) == generate_latest(metrics.registry)
+
+    def told(by: CollectorRegistry) -> list[str]:
+        lines = generate_latest(by).decode().splitlines()
+        return [
+            line for line in lines if not line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith("process_")
+        ]
+
+    assert told(registry) == told(metrics.registry)
     http.shutdown()
     thread.join()
     http.server_close()

@@ -14,6 +14,7 @@ import grpc.aio
 from numpy.typing import ArrayLike
 from tenacity import AsyncRetrying
 
+from boxloss import arguments
 from boxloss.aio_coalescer import Coalescer, TaskCall
 from boxloss.aio_streams import Stream
 from boxloss.arrays import Array, Boxes
@@ -24,9 +25,9 @@ from boxloss.audit.rules import ImageAudit, Rules
 from boxloss.audit.summary import Summary
 from boxloss.channel import Address
 from boxloss.coalescing import Answer, Lane, Message, Word
-from boxloss.connection import Connection
+from boxloss.connection import Connection, new_lanes
 from boxloss.credentials import Tls
-from boxloss.errors import DeadlineExceededError, RequestTooLargeError
+from boxloss.errors import BoxlossError, DeadlineExceededError, RequestTooLargeError
 from boxloss.exchange import NO_NAMES, Batch, EvaluationExchange, MatrixExchange, Options, Question
 from boxloss.losses import Loss
 from boxloss.offer import server_info
@@ -44,7 +45,7 @@ Answered = TypeVar("Answered")
 
 class AsyncClient(Connection):
     """A connection to a boxloss server for asyncio. Share it between the tasks of one event loop; close it, or use it
-    in an `async with` statement.
+    in an `async with` statement. It may be made before the loop runs, and used in another one once its first is closed.
 
     The methods are those of `boxloss.Client`, which documents their arguments, results and errors; here they are
     awaited. Small evaluations that tasks ask for at the same time are sent together.
@@ -74,6 +75,7 @@ class AsyncClient(Connection):
     ) -> None:
         super().__init__(grpc.aio, address, timeout=timeout, metrics=metrics, tracing=tracing, tls=tls, token=token)
         self._coalescer = Coalescer()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,11 +87,14 @@ class AsyncClient(Connection):
 
     async def close(self) -> None:
         """Closes the connection; calls under way fail."""
+        self._enter_loop()
         self._transport.closed = True
-        await self._transport.channel.close()
+        for channel in self._transport.channels:
+            await channel.close()
 
     async def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
+        self._enter_loop()
         with self._transport.watched("ListLosses"):
             self._server = server_info(await self._call("ListLosses", b"", self._deadline(timeout)))
         return self._server
@@ -118,7 +123,7 @@ class AsyncClient(Connection):
     ) -> LossResult:
         """Evaluates a loss over pairs of boxes."""
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
-        question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
+        question = Question(predictions, targets, [arguments.loss(loss)], options, reduction, weights, crowd)
         with self._transport.watched("Evaluate"):
             return (await self._evaluate(question, timeout))[0]
 
@@ -163,7 +168,9 @@ class AsyncClient(Connection):
     ) -> AsyncIterator[LossResult]:
         """Evaluates a loss over many batches, from an iterable or an asynchronous one, through one call."""
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
-        deadline = time.monotonic() + timeout if timeout is not None else None
+        arguments.items(batches, "batches", asynchronous=True)
+        self._enter_loop()
+        deadline = self._limit(timeout)
         exchange = EvaluationStreamExchange(loss, options, reduction, await self._offer(None))
 
         async def narrow() -> bool:
@@ -208,17 +215,37 @@ class AsyncClient(Connection):
         timeout: float | None = None,
     ) -> AsyncAudit:
         """Audits images' labels on the server."""
-        deadline = time.monotonic() + timeout if timeout is not None else None
-        return AsyncAudit(self._audited(images, AuditExchange(rules or Rules(), worst), deadline))
+        arguments.items(images, "images", asynchronous=True)
+        deadline = self._limit(timeout)
+        return AsyncAudit(self._audited(images, AuditExchange(Rules() if rules is None else rules, worst), deadline))
 
     async def _audited(
         self, images: Iterable[Image] | AsyncIterable[Image], exchange: AuditExchange, deadline: float | None
     ) -> AsyncIterator[ImageAudit | Summary]:
+        self._enter_loop()
         stream = Stream(self._transport, "Audit", exchange, self.timeout, deadline)
         async with aclosing(stream.results(images)) as audited:
             async for each in audited:
                 yield each
         yield exchange.summary()
+
+    def _enter_loop(self) -> None:
+        """Takes to the running event loop: the connection and the calls that wait belong to one.
+
+        Raises:
+            BoxlossError: the client belongs to another, which may still run.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop:
+            if not self._loop.is_closed():
+                raise BoxlossError(
+                    "this AsyncClient belongs to another event loop, which is not closed; create one in each event loop"
+                )
+            self._transport.disconnect()
+            self._coalescer, self._lanes = Coalescer(), new_lanes()
+        self._loop = loop
 
     async def _evaluate(self, question: Question, timeout: float | None) -> list[LossResult]:
         deadline = self._deadline(timeout)
@@ -238,6 +265,7 @@ class AsyncClient(Connection):
 
     async def _fitting(self, ask: Callable[[ServerInfo], Awaitable[Answered]], deadline: float) -> Answered:
         """Asks in messages that all replicas allow, whatever the one allows that was asked for its limits."""
+        self._enter_loop()
         while True:
             server = await self._offer(deadline)
             try:
@@ -264,7 +292,9 @@ class AsyncClient(Connection):
 
     async def _offer(self, deadline: float | None) -> ServerInfo:
         """What the server offers, asked once."""
-        return self._server or await self.info(timeout=None if deadline is None else deadline - time.monotonic())
+        if self._server:
+            return self._server
+        return await self.info(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
 
     async def _call(
         self,
@@ -277,10 +307,8 @@ class AsyncClient(Connection):
         transport = self._transport
 
         async def attempt() -> Any:
-            transport.check_open()
             try:
-                timeout = max(deadline - time.monotonic(), 0)
-                answer = await getattr(transport.stub, method)(request, timeout=timeout, metadata=headers)
+                answer = await transport.call(method, request, deadline, headers)
             except asyncio.CancelledError:
                 transport.check_cancelled(asyncio.current_task())
                 raise

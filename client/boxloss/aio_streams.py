@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from asyncio import Queue
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from tenacity import AsyncRetrying
 
 from boxloss.errors import BoxlossError, RequestTooLargeError, ServerUnavailableError
 from boxloss.retry import policy
-from boxloss.stream_exchange import PATIENCE, Item, Result, StreamExchange
+from boxloss.stream_exchange import END, PATIENCE, Item, Result, StreamExchange
 from boxloss.stub import read_answer
 from boxloss.transport import Transport
 
@@ -60,7 +59,7 @@ class Stream(Generic[Item, Result]):
             try:
                 while True:
                     while exchange.wanting:
-                        if (item := await anext(source, None)) is None:
+                        if (item := await anext(source, END)) is END:
                             exchange.ended = True
                         else:
                             self._send(exchange.ask(item))
@@ -120,8 +119,7 @@ class _StreamCall:
         self.write(messages)
         self._span = transport.tracing.Span(method) if transport.tracing else None
         headers = self._span.headers if self._span else None
-        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = getattr(transport.stub, method)(self._messages(), timeout=timeout, metadata=headers)
+        self._call = transport.call(method, self._messages(), deadline, headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:

@@ -57,18 +57,18 @@ def weights_of(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
 def _numbers(value: Any, field: str) -> Array:
     if type(value) is np.ndarray and value.dtype in DTYPES:
         return value
-    if hasattr(value, "detach"):  # A torch tensor; torch itself is not needed to read it.
-        tensor = value.detach().cpu()
-        value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     try:
+        if hasattr(value, "detach"):  # A torch tensor; torch itself is not needed to read it.
+            tensor = value.detach().cpu()
+            value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
         array = np.asarray(value)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype in DTYPES:
             return array
         if array.dtype.kind in "iufb":
             return array.astype(np.float64)
-    except ValueError:
-        pass  # Rows of different lengths.
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        pass  # Rows of different lengths, or a tensor without numbers.
     raise InvalidInputError([Violation(field, "cannot be read as an array of numbers; give rows of numbers")])
 
 

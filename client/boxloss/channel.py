@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,6 +19,9 @@ for all that a name stands for.
 """
 
 _SERVICE = loss_service_pb2.DESCRIPTOR.services_by_name["LossService"].full_name
+
+_SCHEMES = "dns:", "unix:", "unix-abstract:", "vsock:", "ipv4:", "ipv6:", "xds:", "google-c2p:"
+"""What addresses start with that gRPC knows and that are no "host:port"."""
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -73,6 +77,10 @@ def target_of(address: Address) -> str:
     if isinstance(address, str):
         if "," in address and not address.startswith(("ipv4:", "ipv6:", "unix:")):
             raise InvalidInputError([Violation("address", f"{address!r} has a comma; give several as a list")])
+        if not address.startswith(_SCHEMES) and not _host_and_port(address):
+            raise InvalidInputError(
+                [Violation("address", f"{address!r} is no host:port, like localhost:50051 or [::1]:50051")]
+            )
         return address
     if not address:
         raise InvalidInputError([Violation("address", "is empty; give one or more")])
@@ -85,6 +93,14 @@ def target_of(address: Address) -> str:
     return "ipv6:" + ",".join(f"[{'::ffff:' if host.version == 4 else ''}{host}]:{port}" for host, port in found)
 
 
+def hosts_and_ports(address: Address) -> list[tuple[str, int]]:
+    """The hosts, as names or IP addresses, and ports that an address names; none of sockets in a file system."""
+    if not isinstance(address, str):
+        return [each for one in address for each in hosts_and_ports(one)]
+    found = _host_and_port(re.sub(r"^dns:(//[^/]*/)?", "", address))
+    return [found] if found else []
+
+
 def name_of(address: Address) -> str:
     """An address as errors write it: all of a list."""
     return address if isinstance(address, str) else ", ".join(address)
@@ -92,15 +108,22 @@ def name_of(address: Address) -> str:
 
 def _look_up(address: str, field: str) -> list[tuple[IPv4Address | IPv6Address, int]]:
     """All IP addresses of a "host:port", with the port."""
-    try:
-        parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or port is None or parts.netloc != address:
+    written = _host_and_port(address)
+    if not written:
         raise InvalidInputError([Violation(field, f"{address!r} is no host:port; in a list, give these only")])
+    host, port = written
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ServerUnavailableError(f"{host} is not known ({error.strerror}); correct {field}, {address!r}") from None
     return [(ip_address(sockaddr[0]), port) for *_, sockaddr in found]
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """The parts of a "host:port", whose IPv6 addresses are in brackets; None where it is none."""
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return (host, port) if host and port is not None and parts.netloc == address else None

@@ -11,6 +11,7 @@ import grpc
 from numpy.typing import ArrayLike
 from tenacity import Retrying
 
+from boxloss import arguments
 from boxloss.arrays import Array, Boxes
 from boxloss.audit.audit import Audit
 from boxloss.audit.exchange import AuditExchange
@@ -83,7 +84,8 @@ class Client(Connection):
     def close(self) -> None:
         """Closes the connection; calls under way fail."""
         self._transport.closed = True
-        self._transport.channel.close()
+        for channel in self._transport.channels:
+            channel.close()
 
     def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Asks the server what it offers: version, device, limits, losses and metrics."""
@@ -142,7 +144,7 @@ class Client(Connection):
             BoxlossError: another of its kinds.
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
-        question = Question(predictions, targets, [loss], options, reduction, weights, crowd)
+        question = Question(predictions, targets, [arguments.loss(loss)], options, reduction, weights, crowd)
         with self._transport.watched("Evaluate"):
             return self._evaluate(question, timeout)[0]
 
@@ -206,7 +208,8 @@ class Client(Connection):
             BoxlossError: after the results of all batches before the one at fault.
         """
         options = Options(gradients, target_gradients, box_format, invalid, similarity, image_size, running_mean)
-        deadline = time.monotonic() + timeout if timeout is not None else None
+        arguments.items(batches, "batches")
+        deadline = self._limit(timeout)
         exchange = EvaluationStreamExchange(loss, options, reduction, self._offer(None))
 
         def narrow() -> bool:
@@ -281,8 +284,9 @@ class Client(Connection):
             Gives what was found in each image, in their order, and at the end a summary: the same as `boxloss.audit`
             finds in this process. Iterating raises `BoxlossError` as `evaluate_stream` does.
         """
-        deadline = time.monotonic() + timeout if timeout is not None else None
-        return Audit(self._audited(images, AuditExchange(rules or Rules(), worst), deadline))
+        arguments.items(images, "images")
+        deadline = self._limit(timeout)
+        return Audit(self._audited(images, AuditExchange(Rules() if rules is None else rules, worst), deadline))
 
     def _audited(
         self, images: Iterable[Image], exchange: AuditExchange, deadline: float | None
@@ -334,7 +338,7 @@ class Client(Connection):
 
     def _offer(self, deadline: float | None) -> ServerInfo:
         """What the server offers, asked once."""
-        return self._server or self.info(timeout=None if deadline is None else deadline - time.monotonic())
+        return self._server or self.info(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
 
     def _call(
         self,
@@ -347,10 +351,8 @@ class Client(Connection):
         transport = self._transport
 
         def attempt() -> Any:
-            transport.check_open()
             try:
-                timeout = max(deadline - time.monotonic(), 0)
-                answer = getattr(transport.stub, method)(request, timeout=timeout, metadata=headers)
+                answer = transport.call(method, request, deadline, headers)
             except grpc.RpcError as error:
                 transport.check_open()
                 raise transport.translated(error, method, names) from None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from boxloss import arguments
 from boxloss.channel import Address
 from boxloss.coalescing import CALL_PAIRS, LANES, Lane
 from boxloss.credentials import Tls
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 _LEAST_BYTES = 2**10
 """No server has a lower limit of a message."""
+
+
+def new_lanes() -> Callable[..., Lane[Any]]:
+    """Makes lanes, and remembers them by what they are for."""
+    return lru_cache(LANES)(Lane)
 
 
 class Connection:
@@ -51,15 +57,26 @@ class Connection:
         tls: Tls | None,
         token: str | None,
     ) -> None:
+        arguments.address(address)
+        if tls is not None:
+            arguments.instance(tls, Tls, "tls", "give a boxloss.Tls")
+        if metrics is not None and not hasattr(metrics, "call"):
+            arguments.refuse("metrics", f"is {metrics!r}; give a boxloss.metrics.ClientMetrics")
+        tracing = arguments.switch(tracing, "tracing")
         self._transport = Transport(stack, address, metrics=metrics, tracing=tracing, tls=tls, token=token)
         self.address = self._transport.address
-        self.timeout = timeout
+        self.timeout = arguments.seconds(timeout)
         self._server: ServerInfo | None = None
-        self._lanes: Callable[..., Lane[Any]] = lru_cache(LANES)(Lane)
+        self._lanes = new_lanes()
 
     def _deadline(self, timeout: float | None) -> float:
         """When a call that starts now must end, as time.monotonic() tells it."""
-        return time.monotonic() + (self.timeout if timeout is None else timeout)
+        return time.monotonic() + (self.timeout if timeout is None else arguments.seconds(timeout))
+
+    @staticmethod
+    def _limit(timeout: float | None) -> float | None:
+        """When a stream that starts now must end; None for no limit."""
+        return None if timeout is None else time.monotonic() + arguments.seconds(timeout)
 
     def _lane(self, question: Question, timeout: float | None, server: ServerInfo) -> Lane[Any] | None:
         """The lane of a small question; None where its answer would differ in company, or it needs none."""

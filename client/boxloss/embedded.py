@@ -34,6 +34,7 @@ def embedded(*, device: str = "auto", timeout: float = 30.0) -> EmbeddedClient:
 
     Raises:
         BoxlossError: boxloss-server is not installed.
-        ValueError: the device does not exist here.
+        ValueError: the device does not exist here, a BOXLOSS_ variable is wrong, or others may write to the kernel
+            cache.
     """
     return EmbeddedClient(device=device, timeout=timeout)

@@ -7,11 +7,12 @@ messages, whose answers are joined again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from boxloss import arguments
 from boxloss.arrays import DTYPES, Array, Boxes, boxes_of, from_message, unexpected, valid_rows, weights_of
 from boxloss.bulk import array_field, elements_of
 from boxloss.errors import InvalidInputError, Violation
@@ -52,6 +53,22 @@ class Options(NamedTuple):
     similarity: bool = False
     image_size: tuple[float, float] | None = None
     running_mean: float | None = None
+
+    def checked(self) -> Self:
+        """The same in the types that they should have.
+
+        Raises:
+            InvalidInputError: one is not what it should be.
+        """
+        _number(_BOX_FORMATS, self.box_format, "box_format")
+        _number(_INVALID, self.invalid, "invalid")
+        return self._replace(
+            gradients=arguments.switch(self.gradients, "gradients"),
+            target_gradients=arguments.switch(self.target_gradients, "target_gradients"),
+            similarity=arguments.switch(self.similarity, "similarity"),
+            image_size=None if self.image_size is None else arguments.image_size(self.image_size),
+            running_mean=None if self.running_mean is None else arguments.number(self.running_mean, "running_mean"),
+        )
 
 
 class Kind(NamedTuple):
@@ -117,12 +134,8 @@ class Question:
         weights: ArrayLike | None = None,
         crowd: ArrayLike | None = None,
     ) -> None:
-        _number(_BOX_FORMATS, options.box_format, "box_format")
-        _number(_REDUCTIONS, reduction, "reduction")
-        _number(_INVALID, options.invalid, "invalid")
-        if options.image_size is not None:
-            size = options.image_size
-            options = options._replace(image_size=(float(size[0]), float(size[1])))
+        options = options.checked()
+        check_reduction(reduction)
         columns = COLUMNS[options.box_format]
         self.predictions = boxes_of(predictions, "predictions", columns)
         self.targets = boxes_of(targets, "targets", columns)
@@ -133,16 +146,11 @@ class Question:
         self.pairs = len(self.predictions)
         self.crowd = _crowd_of(crowd, self.pairs, "predictions")
         self.reduction = reduction
-        self.kind = Kind(tuple(losses), options, self.predictions.dtype, self.weights is not None)
+        self.kind = Kind(arguments.losses(losses), options, self.predictions.dtype, self.weights is not None)
         self._check()
 
     def _check(self) -> None:
         faults = []
-        if not self.kind.losses:
-            faults.append(Violation("losses", "is empty; ask for one or more"))
-        for index, loss in enumerate(self.kind.losses):
-            if not isinstance(loss, Loss):
-                faults.append(Violation(f"losses[{index}]", f"{loss!r} is no loss; give for example boxloss.CIoU()"))
         for name, array in (("targets", self.targets), ("weights", self.weights)):
             if array is not None and len(array) != self.pairs:
                 faults.append(Violation(name, f"has {len(array)} rows for {self.pairs} predictions; give one for each"))
@@ -275,6 +283,8 @@ class MatrixExchange:
             invalid_boxes=_number(_INVALID, invalid, "invalid"),  # type: ignore[arg-type]
             image_size=_image_size(image_size),
         )
+        if isinstance(metric, type):
+            arguments.loss(metric, "metric")
         if isinstance(metric, Loss):
             self._template.similarity.CopyFrom(loss_to_message(metric))
         else:
@@ -334,22 +344,34 @@ def scale_of(reduction: Reduction, valid: Rows) -> float:
     return 1 / max(int(np.count_nonzero(valid)), 1) if reduction == "mean" else 1.0
 
 
+def check_reduction(reduction: Reduction) -> None:
+    """Raises `InvalidInputError` where that is none."""
+    _number(_REDUCTIONS, reduction, "reduction")
+
+
 def _crowd_of(crowd: ArrayLike | None, count: int, boxes: str) -> NDArray[np.bool_] | None:
     """The marks of crowds, one for each of the boxes."""
     if crowd is None:
         return None
-    marks = np.asarray(crowd, bool)
+    try:
+        marks = np.asarray(crowd)
+    except ValueError:  # Rows of different lengths.
+        marks = np.asarray(None)
+    if marks.dtype.kind not in "biuf":
+        raise InvalidInputError([Violation("crowd", "cannot be read as marks; give True or False for each box")])
+    marks = marks.astype(bool)
     if marks.shape != (count,):
         raise InvalidInputError([Violation("crowd", f"has shape {marks.shape} for {count} {boxes}; give one each")])
     return marks
 
 
 def _image_size(size: tuple[float, float] | None) -> loss_service_pb2.ImageSize | None:
+    size = None if size is None else arguments.image_size(size)
     return None if size is None else loss_service_pb2.ImageSize(width=size[0], height=size[1])
 
 
 def _number(choices: dict[str, int], word: str, field: str) -> int:
-    if word not in choices:
+    if not isinstance(word, str) or word not in choices:
         raise InvalidInputError([Violation(field, f"{word!r} is not known; choose one of {', '.join(choices)}")])
     return choices[word]
 

@@ -36,13 +36,14 @@ _DROPPED = "CANCELLED"
 _DROPPED_RETRY_AFTER = 0.1
 
 
-def error_of(error: Any, address: str, method: str) -> BoxlossError:
+def error_of(error: Any, address: str, method: str, tls_trouble: str | None = None) -> BoxlossError:
     """The boxloss error that a failed call stands for.
 
     Args:
         error: a grpc.RpcError of either stack.
         address: whom the call was made to.
         method: name of the RPC.
+        tls_trouble: why TLS keeps the server out of reach, where it does.
     """
     message = error.details() or "no details"
     info, violations, retry_after = _details(error)
@@ -80,6 +81,8 @@ def error_of(error: Any, address: str, method: str) -> BoxlossError:
             )
         case grpc.StatusCode.CANCELLED:  # By the server, or a proxy before it.
             return ServerUnavailableError(f"the server at {address} is shutting down; is there another?")
+        case grpc.StatusCode.UNAVAILABLE if tls_trouble:
+            return ServerUnavailableError(f"no connection to {address}: {tls_trouble} ({message})")
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailableError(
                 f"no boxloss server answers at {address} ({message}); start one with boxloss-server, "

@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Generic, TypeVar
 
+from boxloss import arguments
 from boxloss.bulk import field
 from boxloss.errors import InvalidInputError
-from boxloss.exchange import Batch, EvaluationExchange, Options, Question
+from boxloss.exchange import Batch, EvaluationExchange, Options, Question, check_reduction
 from boxloss.losses import Loss
 from boxloss.results import LossResult, ServerInfo
 from boxloss.v1 import loss_service_pb2
@@ -20,6 +21,9 @@ from boxloss.words import Reduction
 
 PATIENCE = 2.0
 """Seconds that a call's status may take after its last answer. It comes right with it, unless the server hangs."""
+
+END: Any = object()
+"""What stands for the end of the items, where any item may come."""
 
 Item = TypeVar("Item")
 Asked = TypeVar("Asked")
@@ -82,19 +86,25 @@ class EvaluationStreamExchange(StreamExchange[Batch, EvaluationExchange | None, 
 
     def __init__(self, loss: Loss, options: Options, reduction: Reduction, server: ServerInfo) -> None:
         super().__init__()
-        self._loss = loss
-        self._options = options
+        self._loss = arguments.loss(loss)
+        self._options = options.checked()
+        check_reduction(reduction)
         self._reduction = reduction
         self.server = server
         self._answers: list[loss_service_pb2.EvaluateResponse] = []
         self._asked = 0
 
     def ask(self, batch: Batch) -> list[bytes]:
-        predictions, targets, *weights = batch
+        name = f"batches[{self._asked}]"
+        try:
+            predictions, targets, *weights = arguments.batch(batch)
+        except InvalidInputError as error:
+            self.ended, self.fault = True, error.renamed({"batch": name})
+            return []
         try:
             question = Question(predictions, targets, [self._loss], self._options, self._reduction, *weights[:1])
         except InvalidInputError as error:
-            self.ended, self.fault = True, error.within(f"batches[{self._asked}]")
+            self.ended, self.fault = True, error.within(name)
             return []
         self._asked += 1
         return self._write(question)

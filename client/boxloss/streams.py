@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from itertools import islice
@@ -15,7 +14,7 @@ from tenacity import Retrying
 
 from boxloss.errors import BoxlossError, RequestTooLargeError, ServerUnavailableError
 from boxloss.retry import policy
-from boxloss.stream_exchange import PATIENCE, Item, Result, StreamExchange
+from boxloss.stream_exchange import END, PATIENCE, Item, Result, StreamExchange
 from boxloss.stub import read_answer
 from boxloss.transport import Transport
 
@@ -61,7 +60,7 @@ class Stream(Generic[Item, Result]):
             try:
                 while True:
                     while exchange.wanting:
-                        if (item := next(source, None)) is None:
+                        if (item := next(source, END)) is END:
                             exchange.ended = True
                         else:
                             self._send(exchange.ask(item))
@@ -121,8 +120,7 @@ class _StreamCall:
         self.write(messages)
         self._span = transport.tracing.Span(method) if transport.tracing else None
         headers = self._span.headers if self._span else None
-        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-        self._call = getattr(transport.stub, method)(iter(self._outbox.get, None), timeout=timeout, metadata=headers)
+        self._call = transport.call(method, iter(self._outbox.get, None), deadline, headers)
 
     def write(self, messages: list[bytes]) -> None:
         for message in messages:

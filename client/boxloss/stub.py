@@ -30,13 +30,15 @@ class Stub:
     """Methods by their names; each takes bytes and returns bytes, or a stream of them.
 
     Args:
-        channel: of either stack.
+        channel: of either stack; gRPC closes it when neither the stub nor a call of it is left.
         metadata: what to send with every call.
     """
 
     def __init__(self, channel: Any, metadata: Metadata | None = None) -> None:
         def method(kind: Callable[..., Any], name: str, service: str = _LOSSES) -> Any:
             call = kind(f"/{service}/{name}")
+            if kind == channel.stream_stream:
+                call = partial(_keeping, channel, call)
             return partial(_with_metadata, call, metadata) if metadata else call
 
         self.Evaluate = method(channel.unary_unary, "Evaluate")
@@ -56,6 +58,13 @@ def read_answer(method: str, data: bytes) -> Any:
         return _ANSWERS[method].FromString(data)
     except DecodeError:
         raise unexpected(f"bytes that are no {_ANSWERS[method].__name__}") from None
+
+
+def _keeping(channel: Any, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Makes a call that keeps its channel until it ends, so that others can end it with the channel."""
+    started = call(*arguments, **options)
+    started.add_done_callback(lambda _, kept=channel: None)
+    return started
 
 
 def _with_metadata(

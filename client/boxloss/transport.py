@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import grpc
 from tenacity import RetryCallState
 
 from boxloss.channel import Address, is_several, name_of
-from boxloss.credentials import Tls, metadata, open_channel
+from boxloss.credentials import Certificates, Tls, metadata, target_and_options
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
@@ -20,6 +22,7 @@ from boxloss.errors import (
     ServerUnavailableError,
 )
 from boxloss.exchange import NO_NAMES
+from boxloss.handshake import Handshake
 from boxloss.status import error_of
 from boxloss.stub import Stub
 
@@ -68,10 +71,64 @@ class Transport:
         self.several = is_several(address)
         self.metrics = metrics
         self.tracing: Any = _tracing() if tracing else None
-        self.channel = open_channel(stack, address, tls, token)
-        self.stub = Stub(self.channel, metadata(token))
         self.closed = False
         self.trouble: grpc.RpcError | None = None
+        self._certificates = Certificates(tls) if tls else None
+        self._handshake = Handshake(address, tls)
+        self._stack = stack
+        self._metadata = metadata(token)
+        self._target, self._options = target_and_options(address, tls is not None, token)
+        self._channels: WeakSet[Any] = WeakSet()
+        self._stub: Stub | None = None
+        if stack is grpc:  # A channel for asyncio belongs to the event loop that runs when it is opened.
+            self._connect()
+
+    @property
+    def stub(self) -> Stub:
+        """The methods of the services, over a channel with the certificates that the files have now."""
+        if self._stub is None or (self._certificates and self._certificates.renewed()):
+            return self._connect()
+        return self._stub
+
+    @property
+    def channels(self) -> list[Any]:
+        """The channel, and those before it that still have calls under way."""
+        return list(self._channels)
+
+    def disconnect(self) -> None:
+        """Leaves its channels to gRPC, which closes what nobody refers to any more; the next call opens another."""
+        self._stub = None
+        self._channels.clear()
+
+    def _connect(self) -> Stub:
+        """Opens a channel. One before it ends with its last call: gRPC closes what nobody refers to any more."""
+        if self._certificates:
+            channel = self._stack.secure_channel(self._target, self._certificates.credentials, self._options)
+        else:
+            channel = self._stack.insecure_channel(self._target, self._options)
+        self._channels.add(channel)
+        self._stub = Stub(channel, self._metadata)
+        return self._stub
+
+    def call(self, method: str, request: Any, deadline: float | None, headers: Any) -> Any:
+        """Makes a call.
+
+        Args:
+            method: name of the RPC.
+            request: to send, or an iterator of them.
+            deadline: as time.monotonic() tells it.
+            headers: to send.
+
+        Raises:
+            BoxlossError: the client is closed.
+        """
+        self.check_open()
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+        try:
+            return getattr(self.stub, method)(request, timeout=timeout, metadata=headers)
+        except ValueError:  # Another thread has closed it just now.
+            self.check_open()
+            raise
 
     def check_open(self) -> None:
         """Raises where the client has been closed."""
@@ -85,7 +142,9 @@ class Transport:
 
     def translated(self, error: grpc.RpcError, method: str, names: Mapping[str, str] = NO_NAMES) -> BoxlossError:
         """The boxloss error that a failed call stands for, with the caller's names for its fields."""
-        translated = error_of(error, self.address, method)
+        translated = error_of(error, self.address, method, self._tls_trouble(error))
+        if isinstance(translated, DeadlineExceededError) and self.trouble and self._tls_trouble(self.trouble):
+            return self.translated(self.trouble, method, names)  # It is what all the time went by with.
         if isinstance(translated, (ServerUnavailableError, ServerBusyError)):
             self.trouble = error
         return translated.renamed(names) if isinstance(translated, InputError) else translated
@@ -97,6 +156,15 @@ class Transport:
         return error or DeadlineExceededError(
             f"{self.address} did not answer Evaluate in time; allow a longer timeout, or send less at once"
         )
+
+    def _tls_trouble(self, error: Any) -> str | None:
+        """Why TLS keeps the server out of reach, where it does."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return None
+        cause = self._handshake.cause(error.details() or "")
+        if cause and self._certificates and self._certificates.fault:
+            return f"{cause}. The client's files have changed, and are not used: {self._certificates.fault}"
+        return cause
 
     def watched(self, method: str) -> AbstractContextManager[None]:
         """Counts and times a call that is made within."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import signal
 import sys
 
 import structlog
@@ -14,18 +13,20 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from boxloss_server.exposure import warn_of_exposure
-from boxloss_server.logs import configure_logs
+from boxloss_server.logs import configure_logs, take_standard_error
 from boxloss_server.processes import Supervisor, serve_metrics
 from boxloss_server.settings import Settings, explain
+from boxloss_server.signals import LAST_STEPS, on_stop
 
 _log = structlog.get_logger()
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT; a second one ends it at once.
 
     Exits 0 then, 2 for wrong settings, 1 where it cannot serve or its device failed, and 70 if it hangs.
     """
+    take_standard_error()
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
@@ -50,8 +51,7 @@ def _allow_descriptors() -> None:
 async def _serve(settings: Settings) -> int:
     """Returns the exit status."""
     asked_to_stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    on_stop(asked_to_stop.set, within=settings.shutdown_grace_s + LAST_STEPS)
 
     # torch takes seconds to import: --help and wrong settings need not wait for it, and no signal is lost meanwhile.
     from boxloss_server.service import Server
@@ -60,7 +60,9 @@ async def _serve(settings: Settings) -> int:
     warn_of_exposure(settings)
     server = Server(settings)
     serve_metrics(server.registry, settings.metrics_host, settings.metrics_port)
-    await server.start()
+    if not await server.start(asked_to_stop):
+        _log.info("stopped")
+        return 0
     server.settle()
     _log.info("serving", host=settings.host, port=server.port, device=server.device)
     return await server.run(asked_to_stop)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from boxloss_server.logs import configure_logs
 from boxloss_server.service import Server
 from boxloss_server.settings import Settings, explain
+from boxloss_server.socket_folder import SocketFolder
 
 _OPEN: dict[str, Any] = {
     "tls_certificate": None,
@@ -33,7 +32,11 @@ class EmbeddedServer:
         device: as in the settings.
 
     Raises:
-        ValueError: the device does not exist here, or a BOXLOSS_ variable is wrong.
+        ValueError: the device does not exist here, a BOXLOSS_ variable is wrong, or others may write to the kernel
+            cache.
+
+    Attributes:
+        address: where this user's processes reach it.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -43,14 +46,14 @@ class EmbeddedServer:
             settings = Settings(device=device, **_OPEN)
         except ValidationError as error:
             raise ValueError(f"the environment has wrong BOXLOSS_ settings: {explain(error)}") from None
-        self._folder = tempfile.TemporaryDirectory(prefix="boxloss-")
-        self.address = f"unix:{Path(self._folder.name) / 'socket'}"
-        self._server = Server(settings, self.address)
+        self._folder = SocketFolder()
+        self._server = Server(settings, f"unix:{self._folder.socket}")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="boxloss-server", daemon=True)
         self._thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result()
+            self.address = f"unix:{self._folder.hide()}"
         except BaseException:
             self._end()
             raise
@@ -65,4 +68,4 @@ class EmbeddedServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._folder.cleanup()
+        self._folder.close()

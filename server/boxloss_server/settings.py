@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
@@ -26,7 +27,7 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all, :: for all with IPv6.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     tls_certificate: Path | None = Field(
         None, description="PEM file with the server's certificate and those above it; callers must use TLS then."
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     )
     kernel_cache: Path = Field(
         user_cache_path("boxloss") / "kernels",
-        description="Folder that keeps compiled losses; their code is run, so others must not be able to write there.",
+        description="Folder that keeps compiled losses; their code is run, so one that others may write to is refused.",
     )
     max_kernels: int = Field(64, ge=0, description="Most losses and combinations that are compiled.")
     shutdown_grace_s: float = Field(
@@ -105,6 +106,18 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto: console on a terminal, else json."
     )
+
+    @field_validator("host", "metrics_host")
+    @classmethod
+    def _with_brackets(cls, host: str) -> str:
+        """The host as it stands before a port: an IPv6 address in brackets."""
+        if not host:
+            raise ValueError("is empty; give an address, 127.0.0.1 for this computer or 0.0.0.0 for all")
+        try:
+            address = ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return host
+        return f"[{address}]" if address.version == 6 else str(address)
 
     @field_validator("tracing")
     @classmethod

@@ -41,7 +41,7 @@ WELL_FORMED: Call = (
 _ITS_LOSS = 0.9361860890731847
 
 _CODES = {"OK", "INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-_CODES_OF_HEALTH = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
+_CODES_OF_HEALTH = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}  # The last for fields that are not known.
 _TRAILER_BYTES = 8192
 """gRPC's own clients may drop a call whose trailers are larger."""
 

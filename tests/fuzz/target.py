@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -25,6 +25,7 @@ from boxloss_server.engine import Engine, Kernels
 from boxloss_server.security import Access
 from boxloss_server.service import bulk
 from boxloss_server.service.audits import AuditServicer
+from boxloss_server.service.calls import Calls
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
 from boxloss_server.service.methods import Methods
@@ -86,7 +87,12 @@ class Target:
         servicer = LossServicer(self._batcher, LIMITS, "cpu", metrics, access, streams)
         audits = AuditServicer(self._batcher, LIMITS, metrics, access, streams)
         methods: Any = Methods(
-            metrics, access, self._batcher, [f"{LOSS_SERVICE}/{name}" for name in ("Evaluate", "PairwiseIou")]
+            metrics,
+            access,
+            self._batcher,
+            [f"{LOSS_SERVICE}/{name}" for name in ("Evaluate", "PairwiseIou")],
+            LIMITS,
+            Calls(float("inf"), metrics.unread),
         )
         methods.add_registered_method_handlers(LOSS_SERVICE[1:], servicer.handlers)
         methods.add_registered_method_handlers(AUDIT_SERVICE[1:], audits.handlers)
@@ -94,7 +100,7 @@ class Target:
         health_pb2_grpc.add_HealthServicer_to_server(health, methods)
         reflected = reflection.aio.ReflectionServicer((LOSS_SERVICE[1:], SERVICE_NAME, reflection.SERVICE_NAME))
         add_ServerReflectionServicer_to_server(reflected, methods)  # type: ignore[no-untyped-call]
-        await health.serve("", LOSS_SERVICE[1:])
+        health.serve("", LOSS_SERVICE[1:])
         return methods  # type: ignore[no-any-return]
 
     def call(self, *calls: tuple[str, Sequence[bytes]]) -> list[Outcome]:
@@ -138,6 +144,8 @@ class Target:
             pass
         except BaseException as error:
             context.status = grpc.StatusCode.UNKNOWN, f"raised {error!r}", ()
+        finally:
+            context.end()
         return Outcome(*context.status, answers, time.perf_counter() - started)
 
     def _listen(self) -> None:
@@ -175,12 +183,20 @@ class _Context:
     def __init__(self) -> None:
         self.status: tuple[grpc.StatusCode, str, tuple[Any, ...]] = grpc.StatusCode.OK, "", ()
         self._aborted = False
+        self._callbacks: list[Callable[[Any], None]] = []
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
     def time_remaining(self) -> float:
         return 30.0
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def end(self) -> None:
+        for callback in self._callbacks:
+            callback(self)
 
     def code(self) -> grpc.StatusCode:
         return self.status[0]

@@ -63,6 +63,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 def write_tokens(path: Path, tokens: dict[str, str]) -> None:
     """Replaces the file at once."""
     draft = path.with_suffix(".new")
+    draft.touch(0o600)
     draft.write_text("# Clients\n\n" + "".join(f"{name}  {token}\n" for name, token in tokens.items()))
     draft.replace(path)
 

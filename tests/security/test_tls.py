@@ -91,8 +91,8 @@ def test_calls_go_over_tls(site: Site) -> None:
 
 def test_who_does_not_trust_the_server_sends_it_nothing(site: Site, stranger: Authority) -> None:
     for options in ({"tls": Tls(stranger.certificate)}, {"tls": Tls()}, {}):
-        with pytest.raises(boxloss.ServerUnavailableError, match="or the TLS to it"):
-            evaluate(site.server.address, timeout=0.5, **options)
+        with pytest.raises(boxloss.ServerUnavailableError, match=r"no connection to .*TLS"):
+            evaluate(site.server.address, timeout=1.0, **options)
 
 
 def test_expired_certificates_and_those_for_another_name_are_refused(site: Site) -> None:
@@ -117,7 +117,7 @@ def test_certificates_change_under_load_without_a_failed_call(site: Site) -> Non
     def stay() -> int:
         calls = 0
         with boxloss.Client(site.server.address, tls=site.tls) as client:
-            while not done.is_set():
+            while not done.wait(0.01):
                 assert client.evaluate(A, B, CIoU()).loss == pytest.approx([CIOU_OF_A_AND_B])
                 calls += 1
         return calls
@@ -125,7 +125,7 @@ def test_certificates_change_under_load_without_a_failed_call(site: Site) -> Non
     def come_and_go() -> int:
         calls = 0
         options = [("grpc.use_local_subchannel_pool", 1)]
-        while not done.is_set():
+        while not done.wait(0.01):
             with grpc.secure_channel(site.server.address, credentials, options) as channel:
                 LossServiceStub(channel).Evaluate(request_of(1), timeout=30)
             calls += 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from boxloss import arguments
 from boxloss.arrays import unexpected
 from boxloss.audit.image import Image
 from boxloss.audit.rules import ImageAudit, Rules
 from boxloss.audit.summary import Summary, Tally
 from boxloss.audit.wire import audit_from_message, image_to_message, rules_to_message
+from boxloss.errors import InvalidInputError
 from boxloss.stream_exchange import StreamExchange
 from boxloss.v1.audit_service_pb2 import AuditRequest, AuditResponse
 
@@ -23,14 +25,22 @@ class AuditExchange(StreamExchange[Image, Image, ImageAudit]):
 
     def __init__(self, rules: Rules, worst: int) -> None:
         super().__init__()
+        arguments.instance(rules, Rules, "rules", "give boxloss.audit.rules.Rules")
         self._rules = AuditRequest(rules=rules_to_message(rules, 0)).SerializeToString()
-        self._tally = Tally(worst)
+        self._tally = Tally(arguments.whole(worst, "worst"))
+        self._asked = 0
 
     @property
     def unanswered(self) -> list[bytes]:
         return [self._rules, *super().unanswered]
 
     def ask(self, image: Image) -> list[bytes]:
+        try:
+            arguments.instance(image, Image, f"images[{self._asked}]", "give a boxloss.audit.image.Image")
+        except InvalidInputError as error:
+            self.ended, self.fault = True, error
+            return []
+        self._asked += 1
         message = AuditRequest(image=image_to_message(image)).SerializeToString()
         self._unanswered.append((message, image))
         return [message]

@@ -20,15 +20,31 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class LossServiceStub:
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
 
-    Every error carries a google.rpc.ErrorInfo whose domain is "boxloss", and besides it:
-      INVALID_ARGUMENT    bad input: google.rpc.BadRequest with a violation for each field. Do not retry.
-      UNAUTHENTICATED     the server asks for a token: send "authorization: Bearer TOKEN".
-      RESOURCE_EXHAUSTED  the queue is full (QUEUE_FULL), or the caller's share used up (QUOTA_EXCEEDED):
-                          google.rpc.RetryInfo, and the same delay in the trailer grpc-retry-pushback-ms.
-                          Without RetryInfo: the message is too large; do not retry.
-      DEADLINE_EXCEEDED   the deadline passed while the request waited; nothing was computed.
-      UNAVAILABLE         the server is starting or shutting down. Retry.
-      INTERNAL            the server's fault.
+    Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
+
+      code                reason              besides     what to do
+      INVALID_ARGUMENT    INVALID_INPUT       BadRequest  Correct the fields that it names. Do not retry.
+      INVALID_ARGUMENT    REQUEST_TOO_LARGE   BadRequest  Send less at once; ListLosses tells the limits. Do not retry.
+      UNIMPLEMENTED       UNSUPPORTED         BadRequest  Upgrade the server, or leave out what it does not know.
+      UNAUTHENTICATED     UNAUTHENTICATED     -           Send "authorization: Bearer TOKEN".
+      RESOURCE_EXHAUSTED  QUEUE_FULL          RetryInfo   Retry after its delay, or stream.
+      RESOURCE_EXHAUSTED  QUOTA_EXCEEDED      RetryInfo   Retry after its delay: only this caller has to wait.
+      RESOURCE_EXHAUSTED  OUT_OF_MEMORY       -           Send less at once. Do not retry as it is.
+      DEADLINE_EXCEEDED   DEADLINE_EXCEEDED   -           Allow more time: the deadline passed while the request waited.
+      UNAVAILABLE         UNAVAILABLE         -           Retry, with another server if there is one: this one shuts down.
+      INTERNAL            INTERNAL            -           Look into the server's log: the fault is the server's.
+
+    RetryInfo's delay is in the trailer grpc-retry-pushback-ms, too. Further reasons may come.
+
+    gRPC, the caller's or the server's, makes errors of its own, without ErrorInfo:
+
+      code                when                                         what to do
+      RESOURCE_EXHAUSTED  the request has over Limits.message_bytes    Send less at once. Do not retry.
+      RESOURCE_EXHAUSTED  the answer is over the caller's own limit    Raise that (4 MiB in most clients), or stream.
+      DEADLINE_EXCEEDED   the caller's deadline passed                 Allow more time, or send less at once.
+      CANCELLED           the caller cancelled, or gRPC dropped it     Retry what was not cancelled.
+      UNAVAILABLE         no server, or the connection broke           Retry: all calls are pure.
+      UNIMPLEMENTED       the method is not known to the server        Upgrade the server.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -62,15 +78,31 @@ class LossServiceStub:
 class LossServiceAsyncStub:
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
 
-    Every error carries a google.rpc.ErrorInfo whose domain is "boxloss", and besides it:
-      INVALID_ARGUMENT    bad input: google.rpc.BadRequest with a violation for each field. Do not retry.
-      UNAUTHENTICATED     the server asks for a token: send "authorization: Bearer TOKEN".
-      RESOURCE_EXHAUSTED  the queue is full (QUEUE_FULL), or the caller's share used up (QUOTA_EXCEEDED):
-                          google.rpc.RetryInfo, and the same delay in the trailer grpc-retry-pushback-ms.
-                          Without RetryInfo: the message is too large; do not retry.
-      DEADLINE_EXCEEDED   the deadline passed while the request waited; nothing was computed.
-      UNAVAILABLE         the server is starting or shutting down. Retry.
-      INTERNAL            the server's fault.
+    Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
+
+      code                reason              besides     what to do
+      INVALID_ARGUMENT    INVALID_INPUT       BadRequest  Correct the fields that it names. Do not retry.
+      INVALID_ARGUMENT    REQUEST_TOO_LARGE   BadRequest  Send less at once; ListLosses tells the limits. Do not retry.
+      UNIMPLEMENTED       UNSUPPORTED         BadRequest  Upgrade the server, or leave out what it does not know.
+      UNAUTHENTICATED     UNAUTHENTICATED     -           Send "authorization: Bearer TOKEN".
+      RESOURCE_EXHAUSTED  QUEUE_FULL          RetryInfo   Retry after its delay, or stream.
+      RESOURCE_EXHAUSTED  QUOTA_EXCEEDED      RetryInfo   Retry after its delay: only this caller has to wait.
+      RESOURCE_EXHAUSTED  OUT_OF_MEMORY       -           Send less at once. Do not retry as it is.
+      DEADLINE_EXCEEDED   DEADLINE_EXCEEDED   -           Allow more time: the deadline passed while the request waited.
+      UNAVAILABLE         UNAVAILABLE         -           Retry, with another server if there is one: this one shuts down.
+      INTERNAL            INTERNAL            -           Look into the server's log: the fault is the server's.
+
+    RetryInfo's delay is in the trailer grpc-retry-pushback-ms, too. Further reasons may come.
+
+    gRPC, the caller's or the server's, makes errors of its own, without ErrorInfo:
+
+      code                when                                         what to do
+      RESOURCE_EXHAUSTED  the request has over Limits.message_bytes    Send less at once. Do not retry.
+      RESOURCE_EXHAUSTED  the answer is over the caller's own limit    Raise that (4 MiB in most clients), or stream.
+      DEADLINE_EXCEEDED   the caller's deadline passed                 Allow more time, or send less at once.
+      CANCELLED           the caller cancelled, or gRPC dropped it     Retry what was not cancelled.
+      UNAVAILABLE         no server, or the connection broke           Retry: all calls are pure.
+      UNIMPLEMENTED       the method is not known to the server        Upgrade the server.
     """
 
     Evaluate: grpc.aio.UnaryUnaryMultiCallable[
@@ -103,15 +135,31 @@ class LossServiceAsyncStub:
 class LossServiceServicer(metaclass=abc.ABCMeta):
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
 
-    Every error carries a google.rpc.ErrorInfo whose domain is "boxloss", and besides it:
-      INVALID_ARGUMENT    bad input: google.rpc.BadRequest with a violation for each field. Do not retry.
-      UNAUTHENTICATED     the server asks for a token: send "authorization: Bearer TOKEN".
-      RESOURCE_EXHAUSTED  the queue is full (QUEUE_FULL), or the caller's share used up (QUOTA_EXCEEDED):
-                          google.rpc.RetryInfo, and the same delay in the trailer grpc-retry-pushback-ms.
-                          Without RetryInfo: the message is too large; do not retry.
-      DEADLINE_EXCEEDED   the deadline passed while the request waited; nothing was computed.
-      UNAVAILABLE         the server is starting or shutting down. Retry.
-      INTERNAL            the server's fault.
+    Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
+
+      code                reason              besides     what to do
+      INVALID_ARGUMENT    INVALID_INPUT       BadRequest  Correct the fields that it names. Do not retry.
+      INVALID_ARGUMENT    REQUEST_TOO_LARGE   BadRequest  Send less at once; ListLosses tells the limits. Do not retry.
+      UNIMPLEMENTED       UNSUPPORTED         BadRequest  Upgrade the server, or leave out what it does not know.
+      UNAUTHENTICATED     UNAUTHENTICATED     -           Send "authorization: Bearer TOKEN".
+      RESOURCE_EXHAUSTED  QUEUE_FULL          RetryInfo   Retry after its delay, or stream.
+      RESOURCE_EXHAUSTED  QUOTA_EXCEEDED      RetryInfo   Retry after its delay: only this caller has to wait.
+      RESOURCE_EXHAUSTED  OUT_OF_MEMORY       -           Send less at once. Do not retry as it is.
+      DEADLINE_EXCEEDED   DEADLINE_EXCEEDED   -           Allow more time: the deadline passed while the request waited.
+      UNAVAILABLE         UNAVAILABLE         -           Retry, with another server if there is one: this one shuts down.
+      INTERNAL            INTERNAL            -           Look into the server's log: the fault is the server's.
+
+    RetryInfo's delay is in the trailer grpc-retry-pushback-ms, too. Further reasons may come.
+
+    gRPC, the caller's or the server's, makes errors of its own, without ErrorInfo:
+
+      code                when                                         what to do
+      RESOURCE_EXHAUSTED  the request has over Limits.message_bytes    Send less at once. Do not retry.
+      RESOURCE_EXHAUSTED  the answer is over the caller's own limit    Raise that (4 MiB in most clients), or stream.
+      DEADLINE_EXCEEDED   the caller's deadline passed                 Allow more time, or send less at once.
+      CANCELLED           the caller cancelled, or gRPC dropped it     Retry what was not cancelled.
+      UNAVAILABLE         no server, or the connection broke           Retry: all calls are pure.
+      UNIMPLEMENTED       the method is not known to the server        Upgrade the server.
     """
 
     @abc.abstractmethod

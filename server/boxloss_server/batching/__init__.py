@@ -4,5 +4,6 @@ from boxloss_server.batching.batcher import Batcher, Outcome
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.observer import Observer
 from boxloss_server.batching.quotas import Quotas
+from boxloss_server.batching.unread import GiveBack, UntilWritten
 
-__all__ = ["Batcher", "Capacity", "Observer", "Outcome", "Quotas"]
+__all__ = ["Batcher", "Capacity", "GiveBack", "Observer", "Outcome", "Quotas", "UntilWritten"]

@@ -14,6 +14,7 @@ from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.halves import Compute, in_halves
 from boxloss_server.batching.observer import Observer
+from boxloss_server.batching.unread import Unread, UntilWritten
 
 Result = TypeVar("Result")
 
@@ -28,6 +29,10 @@ _QUICK = 200e-6
 computed one by one, those behind them would seem alone for ever."""
 _FEW = 4
 """Callers that are not worth waiting for: one's request is better computed while another's is on its way."""
+_UNREAD_SHARE = 1 / 4
+"""Of the capacity: what one client can hold by not reading its answers. Others have the rest."""
+_UNREAD_RETRY_AFTER = 0.1
+"""Seconds. When a client will have read is not known."""
 _MARGIN = 2e-3
 """Seconds before a request's deadline at which it stops to wait for others."""
 
@@ -125,6 +130,7 @@ class Batcher:
         self._compute = in_halves(compute, observer.failed)
         self._clock = clock
         self._capacity = capacity
+        self._unread = Unread(int(capacity.limit * _UNREAD_SHARE))
         self._window = window
         self._batch_pairs = batch_pairs
         self._small_pairs = min(small_pairs, batch_pairs)
@@ -172,6 +178,7 @@ class Batcher:
         deadline: float = float("inf"),
         client: Hashable = None,
         patient: bool = False,
+        until_written: UntilWritten | None = None,
     ) -> Outcome[Any]:
         """Has a request computed together with others that ask for the same work.
 
@@ -182,6 +189,8 @@ class Batcher:
             deadline: time, as time.monotonic() tells it, after which nobody waits for the answer.
             client: who asks; clients take turns.
             patient: whether to wait for room instead of failing when the queue is full.
+            until_written: keeps the room until the answer is written; without it, the room is free once there is a
+                result. A client that does not read keeps a quarter of the capacity at most, and asks for no more.
 
         Raises:
             ServerBusyError: there is no room.
@@ -189,7 +198,9 @@ class Batcher:
         """
         room = max(pairs, 1)  # Requests without pairs must not come without bound.
         if patient:
-            await self._room(room)
+            await self._room(room, client)
+        elif self._unread.too_much(client):
+            raise self._refuse_unread()
         elif not self._capacity.admit(room):
             raise self.refuse()
         arrived, mark = time.monotonic(), self._observer.admitted()
@@ -201,18 +212,43 @@ class Batcher:
             else:
                 self._backlog.add(entry)
                 self._start_worker("idle")
-            return await entry.outcome
+            outcome = await entry.outcome
+        except BaseException:
+            self._capacity.release(room, patient)
+            raise
         finally:
             del self._arrivals[entry.outcome]
+        if until_written is None or self._unread.too_much(client):
             self._capacity.release(room, patient)
+            if until_written is None:
+                return outcome
+            written = partial(self._unread.remove, client, room)
+        else:
+            written = partial(self._written, client, room, patient)
+        self._unread.add(client, room)
+        until_written(written)
+        return outcome
 
     def shut_down(self) -> None:
-        """Lets go of the worker thread. Call it when no request waits any more."""
-        self._worker.shutdown()
+        """Lets go of the worker thread, which ends with what it computes. Call it when no request waits any more."""
+        self._worker.shutdown(wait=False)
 
-    async def _room(self, pairs: int) -> None:
+    def _written(self, client: Hashable, pairs: int, patient: bool) -> None:
+        self._unread.remove(client, pairs)
+        self._capacity.release(pairs, patient)
+
+    def _refuse_unread(self) -> ServerBusyError:
+        self._observer.rejected("queue_full")
+        return ServerBusyError(
+            f"this client has not read its answers of over {self._unread.share} pairs; read them, or send less at once",
+            retry_after=_UNREAD_RETRY_AFTER,
+        )
+
+    async def _room(self, pairs: int, client: Hashable) -> None:
         """Waits for room."""
         try:
+            if self._unread.too_much(client):
+                await self._unread.wait(client)
             await self._capacity.wait(pairs)
         except asyncio.CancelledError:
             self._observer.rejected("cancelled")

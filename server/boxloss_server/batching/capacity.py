@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Capacity:
-    """Counts the pairs and requests that are admitted and not yet answered.
+    """Counts the pairs and requests that are admitted and whose answers are not yet written.
 
     There is room until so many pairs are in, whatever the next request has: a large one finds room as easily as a small
     one. Patient requests get what becomes free in the order in which they came, until half of the room is theirs; so

@@ -6,12 +6,14 @@ import asyncio
 import sys
 import time
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 from boxloss.errors import QuotaExceededError, ServerBusyError
 from boxloss_server.batching.batcher import Batcher, Outcome
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.observer import Observer
+from boxloss_server.batching.unread import UntilWritten
 
 _SOON = 0.1
 """Seconds after which a client may come again that has too much in the server: when it is done is not known."""
@@ -28,8 +30,8 @@ class Quotas:
     Args:
         batcher: computes.
         pairs_per_second: most pairs per second that a client may ask for; 0 for no limit.
-        waiting_pairs: most pairs of a client that may wait or be computed at once, unless a single request has more; 0
-            for no limit.
+        waiting_pairs: most pairs of a client that may wait, be computed or be answered and not read at once, unless a
+            single request has more; 0 for no limit.
         observer: hears what is turned away.
     """
 
@@ -49,6 +51,7 @@ class Quotas:
         deadline: float = float("inf"),
         client: Hashable = None,
         patient: bool = False,
+        until_written: UntilWritten | None = None,
     ) -> Outcome[Any]:
         """Does what the batcher's `submit` does, once the client's quota allows it.
 
@@ -67,17 +70,24 @@ class Quotas:
                 await account.capacity.wait(room)
             else:
                 self._admit(account, room)
-            try:
-                await account.pay(room)
-                try:
-                    return await self._batcher.submit(work, request, pairs, deadline, client, patient)
-                except ServerBusyError:
-                    account.balance += room  # It got nothing for it.
-                    raise
-            finally:
-                account.capacity.release(room, patient)
-        finally:
+        except BaseException:
             account.calls -= 1
+            raise
+        try:
+            await account.pay(room)
+            try:
+                outcome = await self._batcher.submit(work, request, pairs, deadline, client, patient, until_written)
+            except ServerBusyError:
+                account.balance += room  # It got nothing for it.
+                raise
+        except BaseException:
+            account.release(room, patient)
+            raise
+        if until_written:
+            until_written(partial(account.release, room, patient))
+        else:
+            account.release(room, patient)
+        return outcome
 
     def _admit(self, account: _Account, room: int) -> None:
         """Takes room for a request, or raises."""
@@ -120,12 +130,17 @@ class _Account:
         self.balance = float(rate)
         """Pairs that it may ask for now; below 0, what it has to pay off."""
         self.calls = 0
-        """Requests that have come and are not yet answered."""
+        """Requests that have come and whose answers are not yet written."""
 
     @property
     def idle(self) -> bool:
         """Whether a new account would be the same."""
         return not self.calls and not self.delay(self._rate)
+
+    def release(self, pairs: int, patient: bool) -> None:
+        """Gives the room of a request back, which is over."""
+        self.calls -= 1
+        self.capacity.release(pairs, patient)
 
     def delay(self, pairs: int) -> float:
         """Seconds until a request may be taken; 0 if now."""

@@ -56,8 +56,7 @@ class Engine:
         self.watch = Stopwatch(device)
 
     def warm_up(self) -> None:
-        """Makes ready for the first request: the common kernels, and what torch sets up when it is first used."""
-        self._kernels.prepare()
+        """Makes ready for the first request, after the kernels: what torch sets up when it is first used."""
         boxes = np.array([[0.0, 0.0, 2.0, 2.0]])
         for precision in ("float32", "float64"):
             work = Evaluation((SmoothL1(), CIoU(), EIoU(), AlphaIoU(GIoU())), "xyxy", precision, True, True)

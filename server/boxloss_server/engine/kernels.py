@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import psutil
 import structlog
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 import boxloss_server
 from boxloss.losses import AlphaIoU, CIoU, DIoU, EIoU, FocalEIoU, GIoU, IoU, SmoothL1
-from boxloss_server.engine.compiler import target
+from boxloss_server.engine.cache import Cache
+from boxloss_server.engine.compiler import KERNEL, target
 from boxloss_server.engine.function import compute, dtype_of, example, numbers_of, structure_of
 from boxloss_server.engine.pairs import Evaluation
+from boxloss_server.isolation import isolated
 
 Kernel: TypeAlias = Callable[[Tensor], Tensor]
 """Computes the planes of `compute` from those of a batch."""
@@ -44,8 +46,14 @@ COMMON = tuple(
 _WORTH = 16
 """Batches after which a function is worth half a minute of compilation."""
 _REMEMBERED = 1024
-_PATIENCE = 600.0
-"""Seconds that a compiler may take: some functions of oriented boxes take it very long."""
+_COMPILE_CPU_TIMEOUT = 600.0
+"""Seconds of CPU time that a compiler may use: some functions of oriented boxes take it very long."""
+_COMPILE_TIMEOUT = 3600.0
+"""Seconds after which a compiler makes room for the next, because it hangs or the machine has no time for it."""
+_CPU_CHECK_INTERVAL = 1.0
+_FIRST_RETRY_AFTER = 600.0
+"""Seconds after which a function without a kernel is worth another try; twice as long after each that fails."""
+_LAST_RETRY_AFTER = 86_400.0
 _AGREEMENT = {"float32": 1e-3, "float64": 1e-8}
 
 _log = structlog.get_logger()
@@ -58,9 +66,14 @@ class Kernels:
         device: what they run on.
         mode: when functions are compiled: "background" (once they are asked for often), "ahead" (as in the
             background, and the common ones in `prepare`) or "off" (never, and nothing is loaded).
-        folder: where kernels are kept; only its owner should be able to write there, since what it holds is run.
+        folder: where kernels are kept.
         limit: most kernels; what callers ask for beyond runs eagerly.
-        compiled: called with "compiled", "loaded" or "failed" and the seconds it took, from another thread.
+        compiled: called with "compiled", "loaded", "failed" or, where there was too little time to compile,
+            "postponed", and the seconds it took, from another thread. The last two are tried again later. And with
+            "dropped" and 0 where a kernel fails in use.
+
+    Raises:
+        ValueError: others may write to the folder.
     """
 
     def __init__(
@@ -73,15 +86,19 @@ class Kernels:
     ) -> None:
         self._device = device
         self._mode = mode
-        self._folder = folder
         self._limit = limit
         self._heard = compiled
         self._has_compiler = mode != "off" and shutil.which(os.environ.get("CXX") or "g++") is not None
         if mode != "off" and not self._has_compiler:
             _log.warning("no C++ compiler: functions without a kernel in the cache run eagerly; install g++")
+        if mode != "off":
+            self._cache = Cache(folder)
+            self._cache.sweep()
         self._kernels: dict[Evaluation, Any] = {}
         self._asked: Counter[Evaluation] = Counter()
         self._obtaining: dict[Evaluation, Future[None]] = {}
+        self._retries: dict[Evaluation, float] = {}
+        self._retry_after: dict[Evaluation, float] = {}
         self._threads = ThreadPoolExecutor(os.cpu_count() if mode == "ahead" else 1, "boxloss-compiler")
         self._compilers: set[subprocess.Popen[bytes]] = set()
         self._closed = False
@@ -92,7 +109,7 @@ class Kernels:
         kernel = self._kernels.get(structure)
         if kernel is not None:
             return partial(self._run, kernel, work)
-        if self._mode != "off" and structure not in self._obtaining:
+        if self._mode != "off" and (structure not in self._obtaining or self._is_due(structure)):
             self._ask(structure, work)
         return partial(compute, work)
 
@@ -100,17 +117,18 @@ class Kernels:
         """Loads the common functions that have been compiled; "ahead", compiles the others."""
         if self._mode != "off":
             for work in COMMON:
-                if self._mode == "ahead" or self._path(work).exists():
+                if self._mode == "ahead" or self._is_kept(work):
                     self._obtain(_structure_of(work), work)
             self.wait()
 
     def wait(self) -> None:
         """Waits for the kernels that are being obtained."""
         for obtained in list(self._obtaining.values()):
-            obtained.result()
+            with suppress(CancelledError):
+                obtained.result()
 
     def close(self) -> None:
-        """Ends compilation; what is under way is lost."""
+        """Ends compilation, from any thread; what is under way is lost."""
         self._closed = True
         for compiler in list(self._compilers):
             _kill(compiler)
@@ -123,8 +141,9 @@ class Kernels:
         except Exception as error:
             fault = str(error)
         planes = compute(work, batch)  # Says what is wrong if that is not the kernel's doing, for example its memory.
-        self._kernels.pop(_structure_of(work), None)
-        _log.error("a kernel fails and is dropped; its function runs eagerly", work=repr(work), error=fault)
+        if self._kernels.pop(_structure_of(work), None):  # Else another thread has dropped it.
+            self._heard("dropped", 0.0)
+            _log.error("a kernel fails and is dropped; its function runs eagerly", work=repr(work), error=fault)
         return planes
 
     def _ask(self, structure: Evaluation, work: Evaluation) -> None:
@@ -133,87 +152,142 @@ class Kernels:
             self._asked.clear()
         self._asked[structure] += 1
         times = self._asked[structure]
-        if (times == 1 and self._path(work).exists()) or (times == _WORTH and self._has_compiler):
+        if (times == 1 and self._is_kept(work)) or (times == _WORTH and self._has_compiler):
             self._obtain(structure, work)
 
+    def _is_due(self, structure: Evaluation) -> bool:
+        """Whether it is time to try again what failed."""
+        return time.monotonic() >= self._retries.get(structure, math.inf)
+
     def _obtain(self, structure: Evaluation, work: Evaluation) -> None:
-        if len(self._obtaining) < self._limit and not self._closed:
+        if (structure in self._obtaining or len(self._obtaining) < self._limit) and not self._closed:
+            self._retries.pop(structure, None)
             self._obtaining[structure] = self._threads.submit(self._load_or_compile, structure, work)
 
     def _load_or_compile(self, structure: Evaluation, work: Evaluation) -> None:
         started = time.perf_counter()
-        path = self._path(work)
-        name = path.stem
+        name = self._name(work)
         try:
             outcome = "loaded"
-            if not path.exists():
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                lock = FileLock(f"{path}.lock")  # Another process may be compiling it.
-                with lock.acquire(cancel_check=lambda: self._closed):
-                    if not path.exists():
+            if not self._is_kept(work):
+                with self._cache.making(name, lambda: self._closed) as scratch:  # Another process may be compiling it.
+                    if not self._is_kept(work):
                         outcome = "compiled"
-                        self._compile(work, path)
-            self._kernels[structure] = self._load(work, path)
+                        self._compile(work, scratch)
+                        (scratch / KERNEL).rename(self._cache.path(name))
+            self._kernels[structure] = self._load(work)
         except Exception as error:
             if self._closed:
                 return
-            outcome = "failed"
-            _log.error("no kernel; the function goes on running eagerly", function=name, error=str(error))
+            outcome = "postponed" if isinstance(error, _OutOfTimeError) else "failed"
+            log = _log.warning if outcome == "postponed" else _log.error
+            log("no kernel; the function goes on running eagerly", function=name, error=str(error))
+            self._retry_later(structure)
         seconds = time.perf_counter() - started
         self._heard(outcome, seconds)
         _log.info("kernel", function=name, outcome=outcome, seconds=round(seconds, 3))
 
-    def _compile(self, work: Evaluation, path: Path) -> None:
-        unfinished = path.with_suffix(".unfinished.pt2")
-        try:
-            with tempfile.TemporaryDirectory(prefix="boxloss-compiler-") as scratch:
-                self._run_compiler(work, unfinished, scratch)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    def _retry_later(self, structure: Evaluation) -> None:
+        after = self._retry_after.get(structure, _FIRST_RETRY_AFTER)
+        self._retry_after[structure] = min(2 * after, _LAST_RETRY_AFTER)
+        self._asked[structure] = 0
+        self._retries[structure] = time.monotonic() + after
 
-    def _run_compiler(self, work: Evaluation, path: Path, scratch: str) -> None:
-        compiler = subprocess.Popen(
-            [sys.executable, "-m", "boxloss_server.engine.compiler", str(self._device), str(path)],
+    def _compile(self, work: Evaluation, scratch: Path) -> None:
+        """Compiles a function to `KERNEL` in a folder."""
+        with subprocess.Popen(
+            isolated("boxloss_server.engine.compiler", str(self._device), str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": scratch},
+            cwd=scratch,
+            env=_environment(scratch),
             process_group=0,  # Of its own, with the C++ compiler that it starts.
-        )
-        self._compilers.add(compiler)
-        if self._closed:
-            _kill(compiler)
-        try:
-            _, faults = compiler.communicate(pickle.dumps(work), timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            _kill(compiler)
-            compiler.communicate()
-            raise RuntimeError(f"not compiled within {_PATIENCE:g} s") from None
-        finally:
-            self._compilers.discard(compiler)
+        ) as compiler:
+            self._compilers.add(compiler)
+            if self._closed:
+                _kill(compiler)
+            try:
+                faults = _communicate(compiler, pickle.dumps(work))
+            except BaseException:
+                _kill(compiler)
+                raise
+            finally:
+                self._compilers.discard(compiler)
         if compiler.returncode:
             last = faults.decode(errors="replace").strip().splitlines()[-1:]
             raise RuntimeError(f"the compiler ended with status {compiler.returncode}: {''.join(last)}")
 
-    def _load(self, work: Evaluation, path: Path) -> Any:
-        """The kernel of a file, found to agree with the eager function."""
+    def _load(self, work: Evaluation) -> Any:
+        """The kernel that is kept, found to agree with the eager function."""
+        name = self._name(work)
+        self._cache.check(name)
         # Not torch._inductor.aoti_load_package, which imports the whole compiler to do this, for seconds.
-        kernel = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, self._device.index or -1)
+        kernel = torch._C._aoti.AOTIModelPackageLoader(
+            str(self._cache.path(name)), "model", False, 1, self._device.index or -1
+        )
         planes = example(work).to(self._device)
         tolerance = _AGREEMENT[work.precision]
         actual = _run(kernel, _numbers_of(work, self._device), planes.clone())
         torch.testing.assert_close(actual, compute(work, planes), rtol=tolerance, atol=tolerance, equal_nan=True)
         return kernel
 
-    def _path(self, work: Evaluation) -> Path:
-        """The file of a function's kernel, named by all that the kernel depends on."""
+    def _is_kept(self, work: Evaluation) -> bool:
+        return self._cache.path(self._name(work)).exists()
+
+    def _name(self, work: Evaluation) -> str:
+        """The name of a function's kernel, by all that the kernel depends on."""
         identity = f"{_structure_of(work)} {self._device.type} {torch.__version__} {_sources()}"
         if self._device.type == "cuda":
             identity += torch.cuda.get_device_name(self._device)
         losses = "+".join(loss.name for loss in work.losses)[:60]
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        return self._folder / f"{losses}-{work.box_format}-{work.precision}-{self._device.type}-{target()}-{digest}.pt2"
+        return f"{losses}-{work.box_format}-{work.precision}-{self._device.type}-{target()}-{digest}"
+
+
+class _OutOfTimeError(Exception):
+    """A compiler that might have got further with more time."""
+
+
+def _communicate(compiler: subprocess.Popen[bytes], work: bytes | None) -> bytes:
+    """Gives a compiler its work and waits for its end; returns what it wrote to standard error.
+
+    Raises:
+        _OutOfTimeError: it ran for too long.
+    """
+    deadline = time.monotonic() + _COMPILE_TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            return compiler.communicate(work, timeout=_CPU_CHECK_INTERVAL)[1]
+        except subprocess.TimeoutExpired:
+            work = None  # It has been sent.
+            if _cpu_seconds(compiler.pid) > _COMPILE_CPU_TIMEOUT:
+                raise _OutOfTimeError(f"not compiled within {_COMPILE_CPU_TIMEOUT:g} s of CPU time") from None
+    raise _OutOfTimeError(f"not compiled within {_COMPILE_TIMEOUT:g} s: the machine is busy, or the compiler hangs")
+
+
+def _cpu_seconds(pid: int) -> float:
+    """The CPU time that a process and those that it started have used."""
+    seconds = 0.0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                times = each.cpu_times()
+                seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """A compiler's environment: all its files are in one folder, and no Python that it starts heeds the user's."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return inherited | {
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONSAFEPATH": "1",
+        "TMPDIR": str(scratch),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+    }
 
 
 def _kill(compiler: subprocess.Popen[bytes]) -> None:
@@ -251,14 +325,14 @@ def _sources() -> str:
 
 
 def main() -> None:
-    """Compiles the common functions for the CPU into a folder, `python -m boxloss_server.engine.kernels FOLDER`."""
+    """Compiles the common functions for the CPU into a folder: `python -P -m boxloss_server.engine.kernels FOLDER`."""
     outcomes: list[str] = []
     kernels = Kernels(
         torch.device("cpu"), "ahead", Path(sys.argv[1]), len(COMMON), lambda outcome, _: outcomes.append(outcome)
     )
     kernels.prepare()
     kernels.close()
-    sys.exit("failed" in outcomes or len(outcomes) < len(COMMON))
+    sys.exit(not set(outcomes) <= {"compiled", "loaded"} or len(outcomes) < len(COMMON))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,16 @@ def bounded_iou(geometry: Geometry, loss: BoundedIoU) -> Tensor:
     ]
     shares = [
         *(torch.maximum(share, torch.zeros_like(share)) for share in reach),
-        torch.minimum(ratio(geometry.width, width), ratio(width, geometry.width)),
-        torch.minimum(ratio(geometry.height, height), ratio(height, geometry.height)),
+        torch.minimum(_share(geometry.width, width), _share(width, geometry.width)),
+        torch.minimum(_share(geometry.height, height), _share(height, geometry.height)),
     ]
     return _smooth_l1(1 - torch.stack(shares), loss.beta).sum(0)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """Part / whole, and 1 where it were more, which could overflow."""
+    above = (part > whole) & (whole >= torch.finfo(whole.dtype).tiny)
+    return ratio(torch.where(above, 1, part), torch.where(above, 1, whole))
 
 
 @computes_value(NWD)

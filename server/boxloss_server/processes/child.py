@@ -1,4 +1,4 @@
-"""One of several server processes: python -m boxloss_server.processes.child, started by a supervisor.
+"""One of several server processes, started by a supervisor.
 
 Its standard input is a socket to the supervisor, whose job it does until the other side closes.
 """
@@ -8,33 +8,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
 
 import structlog
 import torch
 import uvloop
-from prometheus_client import start_http_server
 
-from boxloss_server.logs import configure_logs
+from boxloss_server.logs import configure_logs, take_standard_error
+from boxloss_server.processes.endpoint import listen
 from boxloss_server.processes.messages import BEAT, Job, Report
 from boxloss_server.service import Server
 from boxloss_server.settings import Settings
+from boxloss_server.signals import on_stop
 
 _log = structlog.get_logger()
 
 
 def main() -> None:
     """Serves until asked to stop; exits 0 then, 1 where it cannot serve or its device failed, and 70 if it hangs."""
+    take_standard_error()
     sys.exit(uvloop.run(_run()))
 
 
 async def _run() -> int:
     """Does the supervisor's job; returns the exit status."""
     asked_to_stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    on_stop(asked_to_stop.set)
     link = socket.fromfd(sys.stdin.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
     reader, writer = await asyncio.open_unix_connection(sock=link)
     line = await reader.readline()
@@ -47,13 +47,14 @@ async def _run() -> int:
     configure_logs(job.settings.log_level, job.settings.log_format, process=job.number)
     server = Server(own_settings(job), shares_port=True)
     try:
-        http, _ = start_http_server(0, "127.0.0.1", server.registry)
-        await server.start()
+        metrics_port = listen(server.registry, "127.0.0.1", 0)
+        if not await server.start(asked_to_stop):
+            return 0
         server.settle()
     except (OSError, ValueError) as error:
         report = Report(error=str(error))
     else:
-        report = Report(device=server.device, metrics_port=http.server_port)
+        report = Report(device=server.device, metrics_port=metrics_port)
         _log.info("ready", pid=os.getpid(), device=report.device, metrics_port=report.metrics_port)
     with contextlib.suppress(ConnectionError):  # It may just have closed.
         writer.write(report.model_dump_json().encode() + b"\n")
@@ -77,7 +78,3 @@ def own_settings(job: Job) -> Settings:
     if settings.device == "auto" and gpus:
         settings = settings.model_copy(update={"device": f"cuda:{job.number % gpus}"})
     return settings
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import threading
 import urllib.request
@@ -16,7 +15,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 _PATIENCE = 2.0
-"""Seconds that a process has to tell its metrics; after that its last ones count."""
+"""Seconds that a process has to tell its metrics; after that its last ones count, and it does not serve."""
+
+_EARLIEST = ("boxloss_certificate_expiry_timestamp_seconds", "boxloss_files_read_timestamp_seconds")
+"""Times of which the earliest counts."""
 
 _LASTING = ("counter", "histogram", "summary")
 """Types of metrics that must never go down."""
@@ -30,12 +32,16 @@ class Totals(Collector):
     What a process has counted stays in the totals after its end, as it was last collected: what it counted after
     that is lost. Its gauges end with it.
 
+    The conventional metrics of a process, "process_*", stay apart: they have its number in the label "process".
+
     Args:
         processes: how many there are.
+        supervisor: metrics of the supervisor's own.
     """
 
-    def __init__(self, processes: int) -> None:
-        self._sources = [_Source() for _ in range(processes)]
+    def __init__(self, processes: int, supervisor: Collector) -> None:
+        self._supervisor = supervisor
+        self._sources = [_Source(str(number)) for number in range(processes)]
         self._threads = ThreadPoolExecutor(processes, "boxloss-metrics")
         self._lock = threading.Lock()
 
@@ -53,21 +59,25 @@ class Totals(Collector):
         with self._lock:
             # Each process with its predecessors first, and then these in their order: a sum of floats depends on the
             # order, and must not become less by its last digit when a process is replaced.
-            return add_up(self._threads.map(_Source.collect, self._sources))
+            processes = self._threads.map(_Source.collect, self._sources)
+            return add_up([labeled(self._supervisor.collect(), "supervisor"), *processes])
 
 
 class _Source:
     """The metrics of one process and of those that it replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.port = 0
         self._last: list[Metric] = []
         self._ended: list[Metric] = []
 
     def collect(self) -> list[Metric]:
         if self.port:
-            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):  # It is busy, or has just died.
-                self._last = scrape(self.port)
+            try:
+                self._last = labeled(scrape(self.port), self._name)
+            except (OSError, ValueError, http.client.HTTPException):  # It hangs, is busy or has just died.
+                self._last = [family for family in self._last if family.name != "boxloss_processes_serving"]
         return add_up([self._ended, self._last])
 
     def end(self) -> None:
@@ -94,6 +104,20 @@ def scrape(port: int) -> list[Metric]:
     return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
 
 
+def labeled(families: Iterable[Metric], process: str) -> list[Metric]:
+    """Metrics with the label "process" where they are of one process by their nature."""
+    result = []
+    for family in families:
+        if family.name.startswith("process_"):
+            of_process = Metric(family.name, family.documentation, family.type)
+            of_process.samples = [
+                sample._replace(labels={**sample.labels, "process": process}) for sample in family.samples
+            ]
+            family = of_process
+        result.append(family)
+    return result
+
+
 def add_up(parts: Iterable[Iterable[Metric]]) -> list[Metric]:
     """Joins metrics of several processes: adds counters, histograms and gauges, and keeps what only describes.
 
@@ -117,7 +141,7 @@ def add_up(parts: Iterable[Iterable[Metric]]) -> list[Metric]:
 def _add(family: Metric, a: Sample, b: Sample) -> Sample:
     if family.type == "info":
         return a
-    if a.name == f"{family.name}_created":
+    if a.name == f"{family.name}_created" or a.name in _EARLIEST:
         return min(a, b, key=lambda sample: sample.value)
     if _is_common(a):
         return max(a, b, key=lambda sample: sample.value)
@@ -129,7 +153,7 @@ def _add(family: Metric, a: Sample, b: Sample) -> Sample:
 def _is_common(sample: Sample) -> bool:
     """Whether it tells of something that the processes share, or of the worst of them."""
     match sample.name:
-        case "boxloss_oldest_request_seconds":
+        case "boxloss_oldest_request_seconds" | "boxloss_processes_wanted":
             return True
         case "boxloss_device_memory_bytes":  # Each process uses its own part of the machine's; of a GPU, all tell all.
             return sample.labels["kind"] == "total" or sample.labels["device"] != "cpu"

@@ -10,28 +10,26 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from boxloss.bulk import Part, field
-from boxloss.errors import UnsupportedError, Violation
+from boxloss.errors import RequestTooLargeError, Violation
 from boxloss.v1 import array_pb2, loss_service_pb2
+from boxloss_server.service.fields import GROUP, fields_of
 
 _Message = TypeVar("_Message", bound=Message)
 
 _BULKY = 2**16
 """Bytes from which on copies cost more than finding an array does."""
-_MUCH_UNKNOWN = 2**18
-"""Bytes of fields that are not known which are too many to tell them one by one."""
+MAX_PARSED_BYTES = 2**23
+"""Most bytes that are left to protobuf, which copies them: a millisecond for each of these MiB, and no other call is
+served meanwhile."""
 _MANY = 256
 """Fields of a message from which on protobuf finds them faster; those that clients write have fewer."""
 _ARRAY: Any = array_pb2.Array.DESCRIPTOR
 _REQUEST: Any = loss_service_pb2.EvaluateRequest.DESCRIPTOR
 """The only message with arrays that is in another."""
 _DATA = _ARRAY.fields_by_name["data"].number
-_VARINT, _LENGTH = 0, 2
-_FIXED = {1: 8, 5: 4}
-_LONGEST = 5
-"""Bytes of a tag or a length; protobuf takes no more."""
 
 
 class Received(NamedTuple, Generic[_Message]):
@@ -44,9 +42,8 @@ class Received(NamedTuple, Generic[_Message]):
 
 
 def reader(kind: type[_Message]) -> Callable[[bytes], Received[_Message]]:
-    """A parser of messages of a kind. It raises DecodeError, as protobuf's does.
-
-    It raises `UnsupportedError` where much of a message is not known: its fields, told one by one, would take seconds.
+    """A parser of messages of a kind, which `bounds.check` has let pass. It raises DecodeError, as protobuf's does, and
+    `RequestTooLargeError` where much of a message is not in the `data` of an array.
     """
     descriptor: Any = kind.DESCRIPTOR
 
@@ -56,28 +53,21 @@ def reader(kind: type[_Message]) -> Callable[[bytes], Received[_Message]]:
         if len(data) >= _BULKY:
             try:
                 rest = _lift(memoryview(data), descriptor, bulk)
-            except _UnclearError:
+            except (_UnclearError, DecodeError):
                 bulk = {}  # protobuf knows better.
-        message = kind.FromString(rest)
-        if len(rest) >= _MUCH_UNKNOWN:
-            _refuse_much_unknown(message)
-        return Received(message, bulk)
+        if len(rest) > MAX_PARSED_BYTES:
+            fault = (
+                f"has {len(rest)} bytes besides the `data` of its arrays, and the limit is {MAX_PARSED_BYTES}; send "
+                "each array once, as `data` and nothing else, or split the request"
+            )
+            raise RequestTooLargeError([Violation("request", fault)])
+        return Received(kind.FromString(rest), bulk)
 
     return read
 
 
 class _UnclearError(Exception):
-    """A message is malformed, or in a form that is rare."""
-
-
-def _refuse_much_unknown(message: Message) -> None:
-    known = type(message)()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    unknown = message.ByteSize() - known.ByteSize()
-    if unknown >= _MUCH_UNKNOWN:
-        fault = f"has {unknown} bytes in fields that this version does not know; upgrade the server"
-        raise UnsupportedError([Violation("request", fault)])
+    """A message is in a form that is rare."""
 
 
 def _lift(data: memoryview, kind: Descriptor, bulk: dict[str, memoryview]) -> bytes:
@@ -111,35 +101,8 @@ def _elements(content: memoryview) -> memoryview | None:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """Number, whole and content (of a field with a length) of each field."""
-    position = found = 0
-    while position < len(data):
-        start = position
-        found += 1
-        tag, position = _read_varint(data, position, _LONGEST)
-        if found > _MANY or tag >= 2**32:
+    """Number, whole and content of each field. Groups are left to protobuf."""
+    for found, (tag, start, content, end) in enumerate(fields_of(data, 0, len(data))):
+        if found >= _MANY or tag & 7 == GROUP:
             raise _UnclearError
-        content = data[:0]
-        if tag & 7 == _LENGTH:
-            length, position = _read_varint(data, position, _LONGEST)
-            content = data[position : position + length]
-            position += length
-        elif tag & 7 == _VARINT:
-            _, position = _read_varint(data, position)
-        elif tag & 7 in _FIXED:
-            position += _FIXED[tag & 7]
-        else:
-            raise _UnclearError
-        if position > len(data):
-            raise _UnclearError
-        yield tag >> 3, data[start:position], content
-
-
-def _read_varint(data: memoryview, position: int, longest: int = 10) -> tuple[int, int]:
-    """A number of at most so many bytes, and where it ends."""
-    number = 0
-    for index, byte in enumerate(data[position : position + longest]):
-        number |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return number, position + index + 1
-    raise _UnclearError
+        yield tag >> 3, data[start:end], data[content:end]

@@ -6,6 +6,8 @@ from boxloss_server.settings import Settings
 
 _CALLS = 1024
 """Calls under way on one connection; a client keeps more to itself. Who sends many and reads no answer is bounded."""
+_IDENTITY_AND_GZIP = 0b101
+"""Deflate, the bit between them, does not begin as no message can: see compression.py."""
 _LEAST_PING_INTERVAL = 1.0
 """Seconds. Clients may ask so often whether the server is still there."""
 
@@ -20,6 +22,8 @@ def channel_arguments(settings: Settings, shares_port: bool) -> list[tuple[str, 
     arguments = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.per_message_decompression", 0),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
         ("grpc.max_concurrent_streams", _CALLS),
         ("grpc.so_reuseport", int(shares_port)),  # Two servers must not share a port unnoticed.
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(_LEAST_PING_INTERVAL)),

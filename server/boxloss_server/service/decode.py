@@ -209,14 +209,20 @@ def decode_matrix(received: Received[loss_service_pb2.PairwiseIouRequest], limit
         raise InvalidInputError(
             [Violation("crowd", f"has {len(crowd)} values for {len(columns)} boxes in b; send one for each, or none")]
         )
-    _check_size("a", len(rows) * len(columns), limits)
+    grid = Grid(rows, columns, NO_ROWS, NO_ROWS, crowd, diagonal)
+    _check_size("a", pairs_of(grid), limits)
     masked = NO_ROWS, NO_ROWS
     if _word(_INVALID_BOXES, request.invalid_boxes, "invalid_boxes") == "mask":
         masked = invalid_rows(rows, box_format), invalid_rows(columns, box_format)
     elif faults := [*violations(rows, "a", box_format), *violations(columns, "b", box_format)]:
         raise InvalidInputError(faults)
     work = Matrix(metric, box_format, _precision(dtype))
-    return work, Grid(rows, columns, *masked, crowd, diagonal)
+    return work, grid._replace(masked_rows=masked[0], masked_columns=masked[1])
+
+
+def pairs_of(grid: Grid) -> int:
+    """How many pairs a matrix counts: all of its cells, or the boxes of one side where the other has none."""
+    return max(len(grid.rows) * len(grid.columns), len(grid.rows), len(grid.columns))
 
 
 def _word(words: dict[int, str], number: int, field: str) -> str:

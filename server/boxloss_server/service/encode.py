@@ -17,14 +17,15 @@ from boxloss_server.service.decode import Asked
 
 _DTYPES = {np.dtype(np.float32): array_pb2.DTYPE_FLOAT32, np.dtype(np.float64): array_pb2.DTYPE_FLOAT64}
 
+_ROWS = 2**16
+
 
 def encode_evaluation(asked: Asked, outcome: Outcome[Scores]) -> list[Part]:
     """Writes the answer to an EvaluateRequest."""
     write = _plain_field if asked.plain else _packed_field
     scores = outcome.result
     response = EvaluateResponse(dtype=_DTYPES[scores.iou.dtype])
-    if len(asked.pairs.masked):
-        response.masked_rows.extend(asked.pairs.masked)
+    _write_rows(response.masked_rows, asked.pairs.masked)
     _write_execution(response.execution, outcome)
     parts: list[Part] = [response.SerializeToString()]
     for score in scores.scores:
@@ -41,9 +42,9 @@ def encode_in_stream(response: list[Part]) -> list[Part]:
 
 def encode_matrix(request: loss_service_pb2.PairwiseIouRequest, grid: Grid, outcome: Outcome[Any]) -> list[Part]:
     """Writes the answer to a PairwiseIouRequest, in the form that `a` came in."""
-    response = PairwiseIouResponse(
-        dtype=_DTYPES[outcome.result.dtype], masked_rows=grid.masked_rows, masked_columns=grid.masked_columns
-    )
+    response = PairwiseIouResponse(dtype=_DTYPES[outcome.result.dtype])
+    _write_rows(response.masked_rows, grid.masked_rows)
+    _write_rows(response.masked_columns, grid.masked_columns)
     _write_execution(response.execution, outcome)
     write = _plain_field if request.a.values else _packed_field
     return [response.SerializeToString(), *write(PairwiseIouResponse.MATRIX_FIELD_NUMBER, outcome.result)]
@@ -65,7 +66,16 @@ def _packed_field(number: int, array: NDArray[np.floating]) -> list[Part]:
 
 
 def _plain_field(number: int, array: NDArray[np.floating]) -> list[Part]:
-    return field(number, array_pb2.Array(values=array.ravel().tolist()).SerializeToString())
+    # On the wire, plain numbers are what the packed form of DTYPE_FLOAT64 is, in a field of another number.
+    if not array.size:
+        return field(number)
+    return field(number, *field(array_pb2.Array.VALUES_FIELD_NUMBER, elements_of(array.astype(np.float64))))
+
+
+def _write_rows(field: Any, rows: NDArray[np.int64]) -> None:
+    """Writes rows a part at a time: while it takes numbers, protobuf lets no other thread run."""
+    for start in range(0, len(rows), _ROWS):
+        field.extend(rows[start : start + _ROWS].tolist())
 
 
 def _write_execution(message: loss_service_pb2.Execution, outcome: Outcome[Any]) -> None:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError
 
-from boxloss.errors import BoxlossError, InvalidInputError, ServerError, UnauthenticatedError, Violation
+from boxloss.errors import (
+    BoxlossError,
+    InvalidInputError,
+    ServerError,
+    ServerUnavailableError,
+    UnauthenticatedError,
+    Violation,
+)
 from boxloss_server.batching import Batcher
 from boxloss_server.security import Access, Context
-from boxloss_server.service.health import SERVICE_NAME
+from boxloss_server.service.bounds import check
+from boxloss_server.service.calls import Call, Calls
+from boxloss_server.service.compression import Decompression
+from boxloss_server.service.decode import Limits
+from boxloss_server.service.health import MAX_REQUEST_BYTES, SERVICE_NAME
 from boxloss_server.service.metrics import Metrics, RpcMetrics
 from boxloss_server.service.status import cancellation, status_of
 
@@ -24,6 +37,11 @@ if TYPE_CHECKING:
 
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler, whose published types know only the blocking stack."""
+
+Parse: TypeAlias = Callable[[bytes], Coroutine[Any, Any, Any]]
+"""Reads a request."""
+
+_POOL: Any = Default()
 
 _log = structlog.get_logger()
 
@@ -39,6 +57,8 @@ class Methods(grpc.GenericRpcHandler):
         access: who may call; all may call the health service.
         batcher: has no room for calls of the computing methods when it is full.
         computing: paths of the methods whose calls need room, such as "/boxloss.v1.LossService/Evaluate".
+        limits: on a message.
+        calls: where the calls under way are kept.
         tracing: makes the calls' spans, if any.
     """
 
@@ -48,12 +68,17 @@ class Methods(grpc.GenericRpcHandler):
         access: Access,
         batcher: Batcher,
         computing: Collection[str],
+        limits: Limits,
+        calls: Calls,
         tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
         self._access = access
         self._batcher = batcher
         self._computing = computing
+        self._limits = limits
+        self._decompression = Decompression(limits.message_bytes)
+        self._calls = calls
         self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
         self._strangers: dict[str, Handler] = {}
@@ -63,6 +88,7 @@ class Methods(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a call; without one, gRPC answers UNIMPLEMENTED."""
+        self._calls.come()
         path = handler_call_details.method
         if path in self._strangers and not self._access.admits(handler_call_details.invocation_metadata):
             return self._strangers[path]
@@ -84,20 +110,40 @@ class Methods(grpc.GenericRpcHandler):
                 self._late[path] = self._refusal(service, name, handler, self._batcher.refuse)
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
+        if service == SERVICE_NAME:
+            handler = handler._replace(request_deserializer=_short(handler.request_deserializer))
         # Not grpc.health.v1 and the like: most traces would be of health checks.
         tracing = None if service.startswith("grpc.") else self._tracing
+        parse = self._parser(service, name, handler)
         if handler.unary_unary:
-            unary = _unary(handler, self._metrics.rpc("unary", service, name))
+            unary = _unary(handler, parse, self._metrics.rpc("unary", service, name), self._calls)
             if tracing:
                 unary = tracing.unary(f"{service}/{name}", unary)
             return grpc.unary_unary_rpc_method_handler(unary, None, None)
         if handler.stream_stream:
-            stream = _stream(handler, self._metrics.rpc("bidi_stream", service, name))
+            stream = _stream(handler, parse, self._metrics.rpc("bidi_stream", service, name), self._calls)
             if tracing:
                 stream = tracing.stream(f"{service}/{name}", stream)
             return grpc.stream_stream_rpc_method_handler(stream, None, None)
-        watch = _watch(handler, self._metrics.rpc("server_stream", service, name))
+        watch = _watch(handler, parse, self._metrics.rpc("server_stream", service, name))
         return grpc.unary_stream_rpc_method_handler(watch, None, handler.response_serializer)
+
+    def _parser(self, service: str, name: str, handler: Handler) -> Parse:
+        """What reads the requests of a method: decompresses, refuses what holds too much, and parses."""
+        kind = _POOL.FindMethodByName(f"{service}.{name}").input_type
+        read = handler.request_deserializer
+
+        async def parse(data: bytes) -> Any:
+            data = await self._decompression.message(data)
+            try:
+                check(kind, data, self._limits)
+                return read(data)
+            except DecodeError:
+                raise InvalidInputError(
+                    [Violation("request", "is not a message of the contract; generate the client from boxloss/v1")]
+                ) from None
+
+        return parse
 
     def _refusal(self, service: str, name: str, handler: Handler, refuse: Callable[[], BoxlossError]) -> Handler:
         """What refuses a call. It takes streams: so the call is refused before its message is received."""
@@ -108,25 +154,26 @@ class Methods(grpc.GenericRpcHandler):
 
         metrics = self._metrics.rpc("unary" if handler.unary_unary else "bidi_stream", service, name)
         refusal: Handler = grpc.stream_stream_rpc_method_handler(answers, None, None)
-        return grpc.stream_stream_rpc_method_handler(_stream(refusal, metrics), None, None)
+        return grpc.stream_stream_rpc_method_handler(_stream(refusal, _as_it_is, metrics, self._calls), None, None)
 
     def _refuse_stranger(self) -> UnauthenticatedError:
         self._metrics.rejected("unauthenticated")
         return UnauthenticatedError("the call has no token that this server knows; send 'authorization: Bearer TOKEN'")
 
 
-def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
+def _unary(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -> Any:
     answer, serialize = handler.unary_unary, handler.response_serializer
 
     async def unary(data: bytes, context: Context) -> bytes:
         started = time.perf_counter()
         metrics.started()
+        call = calls.begin(context)
         code = "OK"
         try:
-            response: bytes = serialize(await answer(_parse(handler, data), context))
-            return response
+            response: bytes = serialize(await answer(await parse(data), context))
+            return call.sends(response)
         except asyncio.CancelledError:
-            code = cancellation(context)
+            code = await _cancelled(call)
             raise
         except grpc.aio.AbortError:
             code = _aborted(context)
@@ -143,18 +190,20 @@ def _unary(handler: Handler, metrics: RpcMetrics) -> Any:
     return unary
 
 
-def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
+def _stream(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -> Any:
     serialize = handler.response_serializer
 
     async def stream(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         started = time.perf_counter()
         metrics.started()
+        call = calls.begin(context)
         code = "OK"
         try:
-            async for response in handler.stream_stream(_parsed(handler, messages), context):
-                yield serialize(response)
+            async for response in handler.stream_stream(_parsed(parse, messages), context):
+                yield call.sends(serialize(response))
+                call.has_sent()
         except asyncio.CancelledError:
-            code = cancellation(context)
+            code = await _cancelled(call)
             raise
         except grpc.aio.AbortError:
             code = _aborted(context)
@@ -171,7 +220,7 @@ def _stream(handler: Handler, metrics: RpcMetrics) -> Any:
     return stream
 
 
-def _watch(handler: Handler, metrics: RpcMetrics) -> Any:
+def _watch(handler: Handler, parse: Parse, metrics: RpcMetrics) -> Any:
     """For methods that write their answers to the context."""
 
     async def watch(data: bytes, context: Context) -> None:
@@ -179,7 +228,7 @@ def _watch(handler: Handler, metrics: RpcMetrics) -> Any:
         metrics.started()
         code = "OK"
         try:
-            await handler.unary_stream(_parse(handler, data), context)
+            await handler.unary_stream(await parse(data), context)
         except asyncio.CancelledError:
             code = cancellation(context)
             raise
@@ -196,19 +245,42 @@ def _watch(handler: Handler, metrics: RpcMetrics) -> Any:
     return watch
 
 
-def _parse(handler: Handler, data: bytes) -> Any:
-    try:
-        return handler.request_deserializer(data)
-    except DecodeError:
-        raise InvalidInputError(
-            [Violation("request", "is not a message of the contract; generate the client from boxloss/v1")]
-        ) from None
+async def _as_it_is(data: bytes) -> bytes:
+    return data
 
 
-async def _parsed(handler: Handler, messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+def _short(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Parses requests of the health service, which anybody may send."""
+
+    def parse_short(data: bytes) -> Any:
+        if len(data) > MAX_REQUEST_BYTES:
+            raise InvalidInputError(
+                [Violation("service", f"makes a request of over {MAX_REQUEST_BYTES} bytes; send the name of a service")]
+            )
+        return parse(data)
+
+    return parse_short
+
+
+async def _parsed(parse: Parse, messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
     # Not a generator expression: that would take hold of messages which are not going to be read.
     async for data in messages:
-        yield _parse(handler, data)
+        yield await parse(data)
+
+
+async def _cancelled(call: Call) -> str:
+    """The code of a call that was cancelled, unless the server has done so: then its caller is told.
+
+    Raises:
+        AbortError: the caller has been told.
+    """
+    assert call.context
+    if call.stopped:
+        error = ServerUnavailableError("the server is shutting down; send the call to another, or later")
+        with contextlib.suppress(grpc.aio.AbortError):
+            await _abort(call.context, status_of(error))
+        return error.code
+    return cancellation(call.context)
 
 
 def _aborted(context: Context) -> str:

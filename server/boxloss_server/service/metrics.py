@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from boxloss.audit.finding import Kind
 from boxloss.audit.rules import ImageAudit
@@ -15,6 +17,7 @@ from boxloss.errors import BoxlossError, InputError, RequestTooLargeError
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher, Capacity
 from boxloss_server.engine import memory_of
+from boxloss_server.security import Certificates, Files, Tokens
 
 _SECONDS = tuple(50e-6 * 2**step for step in range(18))
 """50 us to 6.6 s; the default buckets start at 5 ms, where most requests are long answered."""
@@ -28,6 +31,12 @@ _IOUS = tuple(step / 20 for step in range(1, 21))
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 Exemplar: TypeAlias = dict[str, str] | None
 """Labels of the trace that an observation is an example of."""
+
+_CODES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+"""Status codes that are counted from 0: Prometheus does not see the increase to a counter's first value."""
 
 _REASONS = ("queue_full", "deadline", "cancelled", "invalid", "too_large", "quota", "unauthenticated")
 """Why a request is not computed."""
@@ -88,6 +97,7 @@ class Metrics:
     def __init__(self, exemplar: Callable[[], Exemplar] = no_exemplar) -> None:
         self._exemplar = exemplar
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._started = self._counter("grpc_server_started", "RPCs started.", _RPC)
         self._handled = self._counter("grpc_server_handled", "RPCs completed, by status code.", (*_RPC, "grpc_code"))
         self._handling = self._histogram("grpc_server_handling_seconds", "Time until the answer.", _SECONDS, _RPC)
@@ -115,8 +125,11 @@ class Metrics:
         self._losses = self._counter("boxloss_losses", "Requests for a loss.", ("loss",))
         self._formats = self._counter("boxloss_formats", "Requests with boxes in a format.", ("format",))
         self._masked = self._counter("boxloss_masked_boxes", "Rows masked because their boxes are invalid.")
-        self._waiting_requests = self._gauge("boxloss_waiting_requests", "Requests admitted and not yet answered.")
-        self._waiting_pairs = self._gauge("boxloss_waiting_pairs", "Pairs admitted and not yet answered.")
+        self._waiting_requests = self._gauge(
+            "boxloss_waiting_requests", "Requests admitted whose answers are not yet written."
+        )
+        self._waiting_pairs = self._gauge("boxloss_waiting_pairs", "Pairs admitted whose answers are not yet written.")
+        self._unread = self._counter("boxloss_unread_answers", "Calls ended because their client did not read.")
         self._limit = self._gauge("boxloss_waiting_pairs_limit", "Most pairs that may be admitted and not answered.")
         self._oldest = self._gauge(
             "boxloss_oldest_request_seconds", "Time since the oldest request that is not yet answered was admitted."
@@ -139,14 +152,18 @@ class Metrics:
             "boxloss_audit_iou", "IoU of labels and the predictions that they match, in audits.", _IOUS
         )
         self._kernels = self._counter("boxloss_kernels", "Compiled functions, by how they were obtained.", ("outcome",))
-        for outcome in ("compiled", "loaded", "failed"):
+        for outcome in ("compiled", "loaded", "failed", "postponed", "dropped"):
             self._kernels.labels(outcome)
         self._compiling = self._histogram("boxloss_kernel_seconds", "Time to obtain a compiled function.", _LONG)
+        self._wanted = self._gauge("boxloss_processes_wanted", "Processes that should serve.")
+        self._serving = self._gauge("boxloss_processes_serving", "Processes that serve.")
         self._build = Info("boxloss_build", "Version and device of the server.", registry=self.registry)
 
     def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
         """The metrics of an RPC: of its type ("unary", "bidi_stream"), service and method."""
         labels = kind, service, method
+        for code in _CODES:
+            self._handled.labels(*labels, code)
         return RpcMetrics(
             self._started.labels(*labels),
             lambda code: self._handled.labels(*labels, code),
@@ -179,9 +196,22 @@ class Metrics:
         """Notes how long after its batch a request's answer was written."""
         self._answer.observe(seconds)
 
+    def unread(self) -> None:
+        """Counts a call that is ended because its client does not read its answer."""
+        self._unread.inc()
+
     def serves_on(self, device: str) -> None:
         """Notes what computes."""
         self._build.info({"version": __version__, "device": device})
+
+    def serves(self, serving: Callable[[], bool], processes: int) -> None:
+        """Tells, when asked, whether this process serves, and how many should."""
+        self._serving.set_function(serving)
+        self._wanted.set(processes)
+
+    def follows(self, certificates: Certificates | None, tokens: Files[Tokens] | None) -> None:
+        """Tells, when asked, of the files that are read again when they change."""
+        self.registry.register(FileMetrics(certificates, tokens))
 
     def watch(self, capacity: Capacity, batcher: Batcher, device: torch.device) -> None:
         """Tells how much waits, for how long, and of the device's memory, when asked."""
@@ -193,9 +223,12 @@ class Metrics:
         self._memory.labels(str(device), "total").set_function(lambda: memory_of(device).total)
 
     def compiled(self, outcome: str, seconds: float) -> None:
-        """Counts a function that was "compiled" or "loaded", or "failed" to be."""
+        """Counts a function that was "compiled" or "loaded", or "failed" to be, or was "postponed" for want of time; or
+        whose kernel failed in use and was "dropped".
+        """
         self._kernels.labels(outcome).inc()
-        self._compiling.observe(seconds)
+        if outcome != "dropped":
+            self._compiling.observe(seconds)
 
     def admitted(self) -> Exemplar:
         return self._exemplar()
@@ -230,3 +263,39 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+class FileMetrics(Collector):
+    """Metrics of the files that are read again when they change.
+
+    Args:
+        certificates: of TLS, if that is used.
+        tokens: of callers, if they need any.
+    """
+
+    def __init__(self, certificates: Certificates | None, tokens: Files[Tokens] | None) -> None:
+        self._certificates = certificates
+        self._files: dict[str, Files[Any]] = {}
+        if certificates:
+            self._files["certificates"] = certificates.files
+        if tokens:
+            self._files["tokens"] = tokens
+
+    def collect(self) -> Iterator[Metric]:
+        read = GaugeMetricFamily(
+            "boxloss_files_read_timestamp_seconds", "When files were last read with success.", labels=["files"]
+        )
+        failures = CounterMetricFamily(
+            "boxloss_files_read_failures", "Changes of files that could not be read.", labels=["files"]
+        )
+        for name, files in self._files.items():
+            read.add_metric([name], files.reloaded)
+            failures.add_metric([name], files.failures)
+        yield read
+        yield failures
+        if self._certificates:
+            yield GaugeMetricFamily(
+                "boxloss_certificate_expiry_timestamp_seconds",
+                "When the first of the server's certificates expires.",
+                value=self._certificates.expires,
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from boxloss_server.batching import Batcher, Capacity, Quotas
 from boxloss_server.engine import DeviceLostError, Engine, Kernels, find_device
 from boxloss_server.security import Access, Certificates, Files, Tokens
 from boxloss_server.service.audits import AuditServicer
+from boxloss_server.service.calls import Calls
 from boxloss_server.service.connections import channel_arguments
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import SERVICE_NAME, Health
@@ -29,6 +30,7 @@ from boxloss_server.service.servicer import LossServicer
 from boxloss_server.service.streams import Streams
 from boxloss_server.service.watchdog import Watchdog
 from boxloss_server.settings import Settings
+from boxloss_server.signals import LAST_STEPS, exit_after
 
 if TYPE_CHECKING:
     from boxloss_server.service.tracing import Tracing
@@ -38,8 +40,8 @@ _AUDIT_SERVICE = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].f
 _COMPUTING = f"/{_SERVICE}/Evaluate", f"/{_SERVICE}/PairwiseIou"
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
-_FOR_EVER = 2**31 - 1
-"""Milliseconds that gRPC takes for no limit."""
+_LAST_WORDS = 0.25
+"""Seconds in which calls that are not answered are told so, or gRPC ends."""
 
 _log = structlog.get_logger()
 
@@ -74,20 +76,30 @@ class Server:
         self._metrics = Metrics(self._tracing.exemplar if self._tracing else no_exemplar)
         self._health = Health()
         self._watchdog = Watchdog(settings.hang_timeout_s, self._health.end)
+        self._calls = Calls(settings.keepalive_s or float("inf"), self._metrics.unread)
         self._device_lost = asyncio.Event()
+        self._metrics.serves(lambda: self._health.serving, settings.processes)
         self.registry = self._metrics.registry
         self.port = 0
         self.device = ""
 
-    async def start(self) -> None:
+    async def start(self, asked_to_stop: asyncio.Event | None = None) -> bool:
         """Prepares the device, then listens and reports SERVING.
 
+        Args:
+            asked_to_stop: ends the compilation of kernels, which may take minutes.
+
+        Returns:
+            Whether it serves: False if it was asked to stop before.
+
         Raises:
-            ValueError: the device does not exist here, or a file of certificates or tokens is wrong.
+            ValueError: the device does not exist here, a file of certificates or tokens is wrong, or others may write
+                to the kernel cache.
             OSError: an address cannot be listened on, or a file cannot be read.
         """
         settings = self._settings
         self._read_files()
+        self._metrics.follows(self._certificates, self._tokens)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         device = find_device(settings.device)
@@ -95,6 +107,8 @@ class Server:
             device, settings.compile, settings.kernel_cache, settings.max_kernels, self._metrics.compiled
         )
         self._engine = self._make_engine(device, self._kernels, self._watchdog.beat)
+        if not await self._prepare_kernels(asked_to_stop or asyncio.Event()):
+            return False
         self._engine.warm_up()
         self.device = str(device)
         self._metrics.serves_on(self.device)
@@ -119,7 +133,7 @@ class Server:
         audits = AuditServicer(rationed, limits, self._metrics, access, self._streams)
         self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
         # Takes services as a server does.
-        methods: Any = Methods(self._metrics, access, self._batcher, _COMPUTING, self._tracing)
+        methods: Any = Methods(self._metrics, access, self._batcher, _COMPUTING, limits, self._calls, self._tracing)
         methods.add_registered_method_handlers(_SERVICE, losses.handlers)
         methods.add_registered_method_handlers(_AUDIT_SERVICE, audits.handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
@@ -129,10 +143,14 @@ class Server:
         self.port = self._listen()
         await self._grpc.start()
         self._followers = [asyncio.create_task(files.follow()) for files in self._files]
-        await self._health.serve("", _SERVICE, _AUDIT_SERVICE)
+        self._watching = asyncio.create_task(self._calls.watch())
+        self._health.serve("", _SERVICE, _AUDIT_SERVICE)
+        return True
 
     async def run(self, asked_to_stop: asyncio.Event) -> int:
-        """Serves until asked to stop or until the device fails; then stops in order. Ends the process if it hangs.
+        """Serves until asked to stop or until the device fails; then stops in order.
+
+        Ends the process if it hangs, or still computes when the grace is over.
 
         Returns:
             The exit status: 0 if asked to stop, 1 if the device failed and a new process is needed.
@@ -142,6 +160,7 @@ class Server:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in ends:
                 end.cancel()
+            exit_after(self._settings.shutdown_grace_s + LAST_STEPS, int(self._device_lost.is_set()))
             await self.stop()
         return int(self._device_lost.is_set())
 
@@ -154,14 +173,27 @@ class Server:
         gc.freeze()
 
     async def stop(self) -> None:
-        """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends."""
+        """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends.
+
+        At the end of the grace, what is not answered is told that the server is UNAVAILABLE. A computation that is
+        under way goes on in its thread, and nobody hears of it.
+        """
+        grace = self._settings.shutdown_grace_s
+        over = asyncio.get_running_loop().time() + grace
         _log.info("shutting down", grace_s=self._settings.shutdown_grace_s)
         await self._health.end()
         self._streams.drain()
         for follower in self._followers:
             follower.cancel()
-        await self._grpc.stop(self._settings.shutdown_grace_s)
-        await asyncio.get_running_loop().run_in_executor(None, self._batcher.shut_down)
+        stopping = asyncio.create_task(self._grpc.stop(grace + _LAST_WORDS))
+        if not await _done(self._calls.over(), over - asyncio.get_running_loop().time()):
+            _log.warning("calls are not answered in time", grace_s=grace)
+            self._calls.stop()
+            await _done(self._calls.over(), _LAST_WORDS)
+        if not await _done(asyncio.shield(stopping), _LAST_WORDS):
+            await _done(self._grpc.stop(None), _LAST_WORDS)  # Ends calls whose clients do not read.
+        self._watching.cancel()
+        self._batcher.shut_down()
         self._kernels.close()
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
@@ -179,6 +211,17 @@ class Server:
         finally:
             self._watchdog.rest()
 
+    async def _prepare_kernels(self, asked_to_stop: asyncio.Event) -> bool:
+        """Returns False if asked to stop meanwhile."""
+        stopping = asyncio.create_task(asked_to_stop.wait())
+        preparing = asyncio.create_task(asyncio.to_thread(self._kernels.prepare))
+        await asyncio.wait((stopping, preparing), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if asked_to_stop.is_set():
+            await asyncio.to_thread(self._kernels.close)
+        await preparing
+        return not asked_to_stop.is_set()
+
     def _read_files(self) -> None:
         """Reads certificates and tokens."""
         settings = self._settings
@@ -189,7 +232,8 @@ class Server:
             self._certificates = Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             self._files.append(self._certificates.files)
         if settings.tokens_file:
-            self._tokens = Files((settings.tokens_file,), partial(Tokens.read, settings.tokens_file))
+            file = {"--tokens-file": settings.tokens_file}
+            self._tokens = Files(file, partial(Tokens.read, settings.tokens_file), secret=file)
             self._files.append(self._tokens)
 
     def _listen(self) -> int:
@@ -201,6 +245,16 @@ class Server:
             raise OSError(
                 f"cannot listen on {self._address}: in use, or not an address here; choose another --port or --host"
             ) from None
+
+
+async def _done(doing: Awaitable[None], seconds: float) -> bool:
+    """Whether something is done within so many seconds."""
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            await doing
+    except TimeoutError:
+        return False
+    return True
 
 
 def _tracing() -> Tracing:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from boxloss.errors import BoxlossError, ServerUnavailableError
+from boxloss_server.batching import GiveBack, UntilWritten
+from boxloss_server.security import Context
+from boxloss_server.service.calls import when_over
 
 _DEPTH = 4
 """Messages of one stream that are read and not yet answered."""
@@ -30,13 +34,17 @@ class Streams:
             reading.cancel()
 
     async def answers(
-        self, messages: AsyncIterator[_Message], answer: Callable[[int, _Message], Coroutine[Any, Any, _Answer]]
+        self,
+        messages: AsyncIterator[_Message],
+        answer: Callable[[int, _Message, UntilWritten], Coroutine[Any, Any, _Answer]],
+        context: Context,
     ) -> AsyncIterator[_Answer]:
         """Answers the messages of a stream.
 
         Args:
             messages: of the stream.
-            answer: answers one message; it is given its number, from 0 on.
+            answer: answers one message; it is given its number, from 0 on, and what keeps its room.
+            context: of the stream's call.
 
         Yields:
             The answers, in the order of the messages.
@@ -45,41 +53,79 @@ class Streams:
             BoxlossError: that of the first message that fails, after the answers to those before it; or the server
                 drains. Its metadata names the message.
         """
-        answers: asyncio.Queue[asyncio.Task[_Answer] | None] = asyncio.Queue(_DEPTH)
+        answers: asyncio.Queue[_Pending[_Answer] | None] = asyncio.Queue(_DEPTH)
+        unread: deque[_Pending[_Answer]] = deque()
 
         async def read() -> None:
             numbers = count()
             try:
                 async for message in messages:
-                    task = asyncio.create_task(answer(next(numbers), message))
-                    try:
-                        await answers.put(task)
-                    except asyncio.CancelledError:
-                        task.cancel()
-                        raise
+                    pending = _Pending(tuple(unread))
+                    pending.task = asyncio.create_task(answer(next(numbers), message, pending.keep))
+                    unread.append(pending)
+                    await answers.put(pending)
             finally:
                 await answers.put(None)
 
+        def over() -> None:
+            while unread:
+                unread.popleft().over()
+
+        when_over(context, over)
         reading = asyncio.create_task(read())
         self._readers.add(reading)
         answered = 0
         try:
-            while task := await answers.get():
+            while pending := await answers.get():
                 try:
-                    response = await task
+                    response = await pending.task
                 except BoxlossError as error:
                     error.metadata["message"] = str(answered)
                     raise
                 yield response
+                if unread:  # Else the call is over.
+                    unread.popleft().over()
                 answered += 1
         except BaseException:
             reading.cancel()
+            while not answers.empty():  # Else the reader would wait for ever for room to tell of its end.
+                answers.get_nowait()
             raise
         finally:
             self._readers.discard(reading)
-            while not answers.empty():
-                if task := answers.get_nowait():
-                    task.cancel()
+            over()
         if self._draining:
             raise ServerUnavailableError("the server is shutting down; send what is not answered to another, or later")
         await reading  # Where it has failed, the last message could not be read.
+
+
+class _Pending(Generic[_Answer]):
+    """A message that is read, and whose answer is not yet written.
+
+    Args:
+        earlier: those before it in its stream.
+    """
+
+    task: asyncio.Task[_Answer]
+
+    def __init__(self, earlier: tuple[_Pending[_Answer], ...]) -> None:
+        self._earlier = earlier
+        self._kept: list[GiveBack] = []
+        self._over = False
+
+    def keep(self, give_back: GiveBack) -> None:
+        """Keeps room until the answer is written. What has overtaken an earlier message keeps none: that one may be
+        waiting for it.
+        """
+        if self._over or not all(each.task.done() for each in self._earlier):
+            give_back()
+        else:
+            self._kept.append(give_back)
+
+    def over(self) -> None:
+        """Gives the room back: the answer is written, or nobody waits for it."""
+        self._over = True
+        self._earlier = ()
+        self.task.cancel()
+        while self._kept:
+            self._kept.pop()()
