@@ -18,10 +18,10 @@ demo: .venv/runtime ## start a server, score real boxes, print a table
 serve: .venv/runtime ## run a server on localhost:50051 until Ctrl-C
 	$(BIN)/boxloss-server
 
-# On two cores, so that what waits on one lets the other compute. Bytecode is kept: the tests start hundreds of programs.
+# Three at a time, since much of it waits: for deadlines, alerts, and processes that end. Bytecode is kept: the tests start hundreds of programs.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/dev .venv-proto/installed ## run all tests
-	$(BIN)/python -m pytest $(or $(PYTEST),--numprocesses 2 --dist worksteal --durations 10)
+	$(BIN)/python -m pytest $(or $(PYTEST),--numprocesses 3 --dist worksteal --durations 10)
 
 fuzz: .venv/fuzz ## give a server inputs that nobody would write, a million of them
 	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--inputs 1000000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from types import TracebackType
@@ -10,8 +11,9 @@ from typing import Self
 from google.protobuf.message import Message
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import Event, RemoteSettingsChanged
+from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged
 from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
 
 _PATIENCE = 30.0
 
@@ -26,6 +28,8 @@ class Http2Client:
 
     def __init__(self, port: int, window: int = 65535) -> None:
         self.http2 = H2Connection(H2Configuration(client_side=True))
+        # To h2 a GOAWAY is the end; to HTTP/2, and to gRPC, what is under way goes on.
+        self.http2._frame_dispatch_table[GoAwayFrame] = lambda frame: ([], [ConnectionTerminated()])
         self.http2.local_settings = Settings(client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
         self.http2.initiate_connection()
@@ -63,6 +67,11 @@ class Http2Client:
         self.http2.ping(b"01234567")
         self._flush()
 
+    def grant(self, size: int) -> None:
+        """Lets the server send so many bytes more over the connection, of whichever answers."""
+        self.http2.increment_flow_control_window(size)
+        self._flush()
+
     def read(self) -> list[Event]:
         """What the server sends next; answers its pings.
 
@@ -82,6 +91,14 @@ class Http2Client:
         while sum(isinstance(event, kind) for event in events) < count:
             events += self.read()
         return events
+
+    def read_for(self, seconds: float) -> None:
+        """Reads what the server sends within so many seconds, if anything."""
+        self.socket.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.read()
+        self.socket.settimeout(_PATIENCE)
 
     def until_closed(self) -> None:
         """Waits until the server closes the connection, answering nothing."""

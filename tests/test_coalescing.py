@@ -6,9 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from boxloss import AlphaIoU, CIoU, GIoU, InvalidInputError, IoU, LossResult, Sm
 from boxloss.coalescing import CALL_PAIRS, PLACES, Lane
 from boxloss.exchange import Options, Question
 from tests.boxes import FORMATS, from_corners, random_boxes
-from tests.servers import ServerProcess, free_port
+from tests.servers import ServerProcess, free_port, frozen
 
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]
 CIOU_OF_A_AND_B = 0.9361860890731847
@@ -42,18 +41,6 @@ def assert_same(first: LossResult, second: LossResult) -> None:
     for name in ("loss", "gradient", "target_gradient", "iou", "valid"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), strict=True)
     assert first.spec == second.spec
-
-
-@contextmanager
-def frozen(server: ServerProcess) -> Iterator[None]:
-    """Stops a server for a while: what is sent stays on its way."""
-    process = server._process.pid
-    os.kill(process, signal.SIGSTOP)
-    os.waitpid(process, os.WUNTRACED)
-    try:
-        yield
-    finally:
-        os.kill(process, signal.SIGCONT)
 
 
 def lane_of(client: boxloss.Client | boxloss.AsyncClient, timeout: float | None = None) -> Lane[Any]:

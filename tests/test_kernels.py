@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,11 @@ def eager() -> Engine:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
+    """The same for all processes that run these tests, so that one of them compiles."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "kernels"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,7 @@ def compiled(folder: Path, traps: Traps) -> Iterator[Heard]:
             heard.kernels.of(SIMPLE)
             heard.kernels.of(MIXED)
         heard.kernels.wait()
-    assert heard.outcomes == ["compiled", "compiled"]
+    assert heard.outcomes in (["compiled", "compiled"], ["loaded", "loaded"])
     yield heard
     heard.kernels.close()
 
@@ -148,8 +153,9 @@ def test_a_kernel_gives_what_the_eager_function_does(
 def test_other_parameters_need_no_other_kernel(compiled: Heard, eager: Engine) -> None:
     other = mixed(beta=3.5, gamma=1.7, upper=0.6)
     request = pairs(7, 100, other)
+    before = list(compiled.outcomes)
     assert_equal(evaluate(compiled.engine, other, request), evaluate(eager, other, request), 1e-5)
-    assert compiled.outcomes == ["compiled", "compiled"]
+    assert compiled.outcomes == before
 
 
 def test_neighbours_do_not_change_a_bit(compiled: Heard) -> None:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status as RpcStatus
+from h2.events import ConnectionTerminated, DataReceived, StreamEnded, TrailersReceived
 
 import boxloss
 from boxloss import CIoU, IoU, wire
@@ -28,10 +29,18 @@ from boxloss_server import embedded
 from boxloss_server.engine import Engine
 from boxloss_server.service import Server
 from tests.faulty_server import HANGS
+from tests.held_server import HeldServer
+from tests.http2 import Http2Client
 from tests.servers import ServerProcess, wait_until
 
 LARGE = 5000
 """Pairs of a request that is computed in the worker's thread."""
+VERY_LARGE = 100_000
+"""Pairs whose answer is more than the kernel of a client takes before it reads, and less than what the kernels of both
+keep.
+"""
+WINDOW = 2**24
+"""Bytes of an answer that HTTP/2 lets the server send."""
 GRACE = 1.0
 MARGIN = 10.0
 """Seconds that a busy machine may take; far less than what hangs."""
@@ -48,6 +57,10 @@ def request(first: float, pairs: int = LARGE) -> EvaluateRequest:
 def hanging(*flags: str) -> ServerProcess:
     """A server whose computations last for ever where a box asks for it."""
     return ServerProcess("--hang-timeout-s=0", *flags, module="tests.faulty_server")
+
+
+def stops(server: ServerProcess) -> bool:
+    return any(line.get("event") == "shutting down" for line in list(server.log))
 
 
 def ending_of(error: Any) -> tuple[str, str]:
@@ -91,13 +104,55 @@ def test_the_grace_is_a_bound_and_every_call_hears_how_it_ended() -> None:
     assert GRACE < time.monotonic() - started < GRACE + MARGIN
 
 
+def test_an_answer_reaches_a_client_that_reads_late_and_goes_on_talking() -> None:
+    """Where its connection is closed before it has read, the kernel drops the rest of the answer."""
+    with HeldServer() as server, Http2Client(server.port, WINDOW) as client:
+        with server.held():
+            call = ask(client, server, VERY_LARGE, waiting=1)
+            server.terminate()
+            wait_until(lambda: server.total("boxloss_processes_serving") == 0, "it stops")
+            client.read_for(0.3)  # And answers what gRPC asks before it closes a connection.
+        assert_reads_late(client, server, call)
+
+
+def test_so_does_that_of_a_call_which_comes_later() -> None:
+    with HeldServer() as server, Http2Client(server.port, WINDOW) as client, Http2Client(server.port) as other:
+        with server.held():
+            ask(other, server, LARGE, waiting=1)
+            server.terminate()
+            wait_until(lambda: stops(server), "it stops")
+            call = ask(client, server, VERY_LARGE, waiting=2)
+            other.close()  # Nothing that came before SIGTERM is under way any more.
+            client.read_until(ConnectionTerminated)
+        assert_reads_late(client, server, call)
+
+
+def ask(client: Http2Client, server: ServerProcess, pairs: int, waiting: int) -> int:
+    client.grant(WINDOW)
+    call = client.start("Evaluate")
+    client.send(call, request(0.0, pairs))
+    wait_until(lambda: server.total("boxloss_waiting_requests") == waiting, "the call is computed")
+    return call
+
+
+def assert_reads_late(client: Http2Client, server: ServerProcess, call: int) -> None:
+    wait_until(lambda: server.total("grpc_server_handled_total", grpc_method="Evaluate", grpc_code="OK") == 1, "it is")
+    for _ in range(2):
+        client.ping()
+    events = client.read_until(StreamEnded)
+    assert sum(len(event.data) for event in events if isinstance(event, DataReceived)) > 4 * VERY_LARGE
+    (trailers,) = (event.headers for event in events if isinstance(event, TrailersReceived))
+    assert (b"grpc-status", b"0") in trailers
+    assert server.wait() == 0
+
+
 def test_a_second_signal_ends_the_server_at_once() -> None:
     with hanging(f"--shutdown-grace-s={LONG_GRACE}") as server, grpc.insecure_channel(server.address) as channel:
         call = LossServiceStub(channel).Evaluate.future(request(HANGS))
         wait_until(lambda: server.total("boxloss_waiting_requests") == 1, "the call is computed")
         process = psutil.Process(server.pid)
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: any(line.get("event") == "shutting down" for line in server.log), "it stops")
+        wait_until(lambda: stops(server), "it stops")
         process.send_signal(signal.SIGINT)
         assert server.wait() == -signal.SIGINT
         assert ending(call)[0] == "UNAVAILABLE"
@@ -131,7 +186,7 @@ def test_a_second_signal_ends_several_processes_at_once() -> None:
         processes = psutil.Process(server.pid).children()
         assert len(processes) == 2
         server.terminate()
-        wait_until(lambda: any(line.get("event") == "shutting down" for line in server.log), "it stops")
+        wait_until(lambda: stops(server), "it stops")
         server.terminate()
         assert server.wait() == 1
         assert not any(process.is_running() for process in processes)

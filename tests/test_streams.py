@@ -16,8 +16,7 @@ import pytest
 import boxloss
 from boxloss import BoxlossError, CIoU, GIoU, InvalidInputError, LossResult
 from tests.boxes import random_boxes
-from tests.servers import ServerProcess, endings, free_port, wait_until
-from tests.test_coalescing import frozen
+from tests.servers import ServerProcess, endings, free_port, frozen, wait_until
 from tests.test_hostile_server import GOOD, HostileServer
 
 A, B = [[0.0, 0.0, 4.0, 4.0]], [[1.0, 2.0, 5.0, 8.0]]

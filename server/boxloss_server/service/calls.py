@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from boxloss_server.security import Context
+from boxloss_server.service.delivery import Delivery
 
 _LOOK_INTERVAL = 0.25
 """Seconds between two looks at how long answers have been unread, at most."""
@@ -72,29 +73,51 @@ class Calls:
     Args:
         patience: seconds; infinite to wait for ever.
         unread: called for each call that is ended because its client does not read.
+
+    Attributes:
+        draining: whether the server stops: then what ends a call may end its connection.
     """
 
     def __init__(self, patience: float, unread: Callable[[], None]) -> None:
         self._patience = patience
         self._unread = unread
+        self.draining = False
+        self._delivery = Delivery()
         self._calls: dict[asyncio.Task[Any], Call] = {}
         self._last: Call | None = None
         """The one that came last, which gRPC cannot end before the next one comes."""
+        self._latest = -float("inf")
+        """When a call was over, the last time."""
 
     def come(self) -> None:
         """Notes a call, in its task, until that ends: then its answer is written, or never will be."""
         task = asyncio.current_task()
         assert task
         self._last = self._calls[task] = Call(task)
-        task.add_done_callback(self._calls.pop)
+        task.add_done_callback(self._is_over)
 
     def begin(self, context: Context) -> Call:
         """The call of this task, now that its handler begins."""
-        task = asyncio.current_task()
-        assert task
-        call = self._calls[task]
+        call = self._current()
         call.context = context
         return call
+
+    async def before_end(self) -> None:
+        """To be called where the call of this task has only its status left to tell. While the server drains, returns
+        when the client has received all else.
+        """
+        if self.draining:
+            call = self._current()
+            call.sent = time.monotonic()
+            await self._delivery.done(call.sent, call.peer)
+
+    async def drain(self) -> None:
+        """Returns when the calls under way are over and their clients have received the answers. Others may come."""
+        self.draining = True
+        under_way = set(self._calls)
+        while under_way & self._calls.keys():  # noqa: ASYNC110 - at the end of the server only.
+            await asyncio.sleep(_OVER_INTERVAL)
+        await self._delivery.done(self._latest)
 
     async def over(self) -> None:
         """Returns when no call is under way, once no more come."""
@@ -138,6 +161,15 @@ class Calls:
             self._unread()
             _log.info("answer not read", peer=call.peer, bytes=call.size, patience_s=self._patience)
         abandon([call.task for call in ended])
+
+    def _is_over(self, task: asyncio.Task[Any]) -> None:
+        self._latest = time.monotonic()
+        del self._calls[task]
+
+    def _current(self) -> Call:
+        task = asyncio.current_task()
+        assert task
+        return self._calls[task]
 
 
 def when_over(context: Context, then: Callable[[], object]) -> None:

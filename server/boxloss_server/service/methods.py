@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -85,6 +85,8 @@ class Methods(grpc.GenericRpcHandler):
         """What answers calls without a token."""
         self._late: dict[str, Handler] = {}
         """What answers calls for which there is no room."""
+        self._last: dict[str, Handler] = {}
+        """What answers calls that may be the last of their connections."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of a call; without one, gRPC answers UNIMPLEMENTED."""
@@ -94,6 +96,8 @@ class Methods(grpc.GenericRpcHandler):
             return self._strangers[path]
         if path in self._late and self._batcher.full:
             return self._late[path]
+        if path in self._last and self._calls.draining:
+            return self._last[path]
         return self._handlers.get(path)
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -103,7 +107,9 @@ class Methods(grpc.GenericRpcHandler):
         """Called by generated code with a service's handlers."""
         for name, handler in handlers.items():
             path = f"/{service}/{name}"
-            self._handlers[path] = self._wrapped(service, name, handler)
+            self._handlers[path] = wrapped = self._wrapped(service, name, handler)
+            if wrapped.unary_unary:
+                self._last[path] = _last(wrapped.unary_unary, self._calls)
             if self._access.restricted and service != SERVICE_NAME:
                 self._strangers[path] = self._refusal(service, name, handler, self._refuse_stranger)
             if path in self._computing:
@@ -183,11 +189,23 @@ def _unary(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) ->
             metrics.refused(known)
             status = status_of(known)
             code = status.code.name
+            await calls.before_end()
             await _abort(context, status)
         finally:
             metrics.handled(code, time.perf_counter() - started)
 
     return unary
+
+
+def _last(unary: Callable[[bytes, Context], Awaitable[bytes]], calls: Calls) -> Handler:
+    """The same method as `unary`, which gives gRPC the answer and the end of the call one by one. That costs time."""
+
+    async def last(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield await unary(data, context)
+        await calls.before_end()
+
+    handler: Handler = grpc.unary_stream_rpc_method_handler(last, None, None)
+    return handler
 
 
 def _stream(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -> Any:
@@ -202,6 +220,7 @@ def _stream(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -
             async for response in handler.stream_stream(_parsed(parse, messages), context):
                 yield call.sends(serialize(response))
                 call.has_sent()
+            await calls.before_end()
         except asyncio.CancelledError:
             code = await _cancelled(call)
             raise
@@ -213,6 +232,7 @@ def _stream(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -
             metrics.refused(known)
             status = status_of(known)
             code = status.code.name
+            await calls.before_end()
             await _abort(context, status)
         finally:
             metrics.handled(code, time.perf_counter() - started)

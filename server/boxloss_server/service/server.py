@@ -40,6 +40,8 @@ _AUDIT_SERVICE = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"].f
 _COMPUTING = f"/{_SERVICE}/Evaluate", f"/{_SERVICE}/PairwiseIou"
 _SMALL_PAIRS = 4096
 """Requests of up to so many pairs are computed in less time than it takes to hand them to a thread."""
+_BEFORE_CLOSING = 0.5
+"""Of the grace, in which connections still take calls, so that none is closed before its answers are received."""
 _LAST_WORDS = 0.25
 """Seconds in which calls that are not answered are told so, or gRPC ends."""
 
@@ -173,7 +175,7 @@ class Server:
         gc.freeze()
 
     async def stop(self) -> None:
-        """Reports NOT_SERVING, takes nothing new, answers what was accepted, and ends.
+        """Reports NOT_SERVING, answers what was accepted, closes the connections, and ends.
 
         At the end of the grace, what is not answered is told that the server is UNAVAILABLE. A computation that is
         under way goes on in its thread, and nobody hears of it.
@@ -181,10 +183,12 @@ class Server:
         grace = self._settings.shutdown_grace_s
         over = asyncio.get_running_loop().time() + grace
         _log.info("shutting down", grace_s=self._settings.shutdown_grace_s)
-        await self._health.end()
-        self._streams.drain()
         for follower in self._followers:
             follower.cancel()
+        await self._health.end()
+        self._streams.drain()
+        await _done(self._calls.drain(), grace * _BEFORE_CLOSING)
+        self._streams.drain()
         stopping = asyncio.create_task(self._grpc.stop(grace + _LAST_WORDS))
         if not await _done(self._calls.over(), over - asyncio.get_running_loop().time()):
             _log.warning("calls are not answered in time", grace_s=grace)

@@ -25,11 +25,9 @@ class Streams:
 
     def __init__(self) -> None:
         self._readers: set[asyncio.Task[None]] = set()
-        self._draining = False
 
     def drain(self) -> None:
         """Has open streams end after the answers to what they have already sent."""
-        self._draining = True
         for reading in self._readers:
             reading.cancel()
 
@@ -94,7 +92,8 @@ class Streams:
         finally:
             self._readers.discard(reading)
             over()
-        if self._draining:
+        await asyncio.wait([reading])
+        if reading.cancelled():
             raise ServerUnavailableError("the server is shutting down; send what is not answered to another, or later")
         await reading  # Where it has failed, the last message could not be read.
 
