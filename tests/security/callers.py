@@ -68,8 +68,9 @@ def write_tokens(path: Path, tokens: dict[str, str]) -> None:
     draft.replace(path)
 
 
-def evaluate(address: str, **options: Any) -> None:
-    with boxloss.Client(address, **options) as client:
+def evaluate(address: str, timeout: float = 90.0, **options: Any) -> None:
+    """Asks a server, which may still be starting on a busy machine."""
+    with boxloss.Client(address, timeout=timeout, **options) as client:
         assert client.evaluate(A, B, CIoU()).loss == pytest.approx([CIOU_OF_A_AND_B])
 
 
