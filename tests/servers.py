@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
-import runpy
+import signal
 import socket
-import sys
 import threading
 import time
 import urllib.request
@@ -17,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -25,11 +22,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from tests.forks import Fork
+
 NOTHING: Mapping[str, str] = MappingProxyType({})
 _RANDOM = random.SystemRandom()  # Two runs side by side never ask in the same order.
-_WARM = multiprocessing.get_context("forkserver")
-"""Processes forked from one that has imported what servers import: that is nine tenths of a server's start."""
-_WARM.set_forkserver_preload(["boxloss_server.service", "boxloss_server.settings"])
 
 
 def free_port() -> int:
@@ -54,21 +50,14 @@ class ServerProcess:
 
     def __init__(self, *flags: str, module: str = "boxloss_server", environment: Mapping[str, str] = NOTHING) -> None:
         self.log: deque[dict[str, Any]] = deque(maxlen=1000)
-        arguments = [module, "--port=0", "--metrics-port=0", "--log-format=json", *flags]
-        reader, writer = multiprocessing.Pipe(duplex=False)
-        with writer:
-            variables = {**os.environ, "BOXLOSS_DEVICE": "cpu", **environment}
-            self._process = _WARM.Process(target=_run, args=(arguments, variables, os.getcwd(), writer))
-            self._process.start()
-        self._lines = os.fdopen(os.dup(reader.fileno()), errors="replace")  # gRPC logs bytes that came in.
-        reader.close()
-        try:
-            while "port" not in (line := self._next_line()):
-                if "url" in line:
-                    self.metrics_url: str = line["url"]
-        except EOFError:
-            self._process.join()
-            raise RuntimeError(f"the server ended with status {self._process.exitcode}: {list(self.log)}") from None
+        self._process = Fork(
+            [module, "--port=0", "--metrics-port=0", "--log-format=json", *flags],
+            {**os.environ, "BOXLOSS_DEVICE": "cpu", **environment},
+        )
+        self._lines = self._process.stderr
+        while "port" not in (line := self._next_line()):
+            if "url" in line:
+                self.metrics_url: str = line["url"]
         self.port: int = line["port"]
         self.address = f"{line['host']}:{self.port}"
         self._reader = threading.Thread(target=self._read_on, daemon=True)
@@ -77,7 +66,6 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         """The number of its process."""
-        assert self._process.pid
         return self._process.pid
 
     def samples(self, metric: str, **labels: str) -> list[Sample]:
@@ -97,21 +85,20 @@ class ServerProcess:
 
     def wait(self) -> int:
         """Waits for its end; returns its exit status."""
-        self._process.join(timeout=60)
-        status = self._process.exitcode
-        assert status is not None, "it does not end"
+        status = self._process.wait(timeout=60)
         self._reader.join()
         self._lines.close()
         return status
 
     def kill(self) -> None:
         """Ends it at once, as a crash would."""
-        self._process.kill()
+        self._process.send_signal(signal.SIGKILL)
         self.wait()
 
     def stop(self) -> int:
         """Ends it in order, if it still runs; returns its exit status."""
-        self.terminate()
+        if self._process.returncode is None:
+            self.terminate()
         return self.wait()
 
     def __enter__(self) -> Self:
@@ -125,7 +112,7 @@ class ServerProcess:
     def _next_line(self) -> dict[str, Any]:
         text = self._lines.readline()
         if not text:
-            raise EOFError
+            raise RuntimeError(f"the server ended with status {self._process.wait()}: {list(self.log)}")
         try:
             line: dict[str, Any] = json.loads(text)
         except json.JSONDecodeError:
@@ -134,23 +121,11 @@ class ServerProcess:
         return line
 
     def _read_on(self) -> None:
-        with contextlib.suppress(EOFError):
+        try:
             while True:
                 self._next_line()
-
-
-def _run(arguments: list[str], variables: Mapping[str, str], folder: str, errors: Connection) -> None:
-    """Is `python -m` with these arguments, in the process of a server."""
-    with errors:
-        os.dup2(errors.fileno(), sys.stderr.fileno())
-    os.chdir(folder)
-    if "LD_PRELOAD" in variables or any(flag.startswith("--processes") for flag in arguments):
-        # Libraries are loaded where a program starts, and a supervisor imports little.
-        os.execve(sys.executable, [sys.executable, "-m", *arguments], dict(variables))
-    os.environ.clear()
-    os.environ.update(variables)
-    sys.argv = arguments
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        except RuntimeError:
+            pass
 
 
 def start(stack: ExitStack, *flags: list[str]) -> list[ServerProcess]:
