@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 
 import grpc
@@ -17,6 +18,7 @@ from boxloss_server.logs import configure_logs
 from tests.clock import FakeClock
 from tests.servers import ServerProcess
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A script's background jobs, and their children, ignore it.
 os.environ["BOXLOSS_COMPILE"] = "off"  # What needs kernels asks for them: compiling takes half a minute of a CPU.
 
 

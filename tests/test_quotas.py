@@ -10,7 +10,7 @@ import pytest
 from boxloss import DeadlineExceededError, QuotaExceededError, ServerBusyError
 from boxloss_server.batching import Quotas
 from tests.clock import TURN, FakeClock
-from tests.test_batching import Answer, Room
+from tests.room import Answer, Room
 
 pytestmark = pytest.mark.usefixtures("clock")
 
