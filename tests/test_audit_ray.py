@@ -28,6 +28,7 @@ from boxloss.errors import BoxlossError, InvalidInputError, ServerError, ServerU
 from tests.servers import free_port
 
 pytestmark = [
+    pytest.mark.timeout(300),  # A cluster is many processes, which on a busy machine take their time.
     pytest.mark.skipif(not find_spec("ray"), reason="needs Ray: pip install 'boxloss[ray]'"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -489,6 +490,11 @@ def test_a_closed_client_says_so(server: ServerProcess) -> None:
     client.close()
     with pytest.raises(BoxlossError, match="this client is closed"):
         client.evaluate(A, B, CIoU())
+
+
+def test_a_client_does_not_pickle(server: ServerProcess) -> None:
+    with boxloss.Client(server.address) as client, pytest.raises(TypeError, match="create one in each process"):
+        pickle.dumps(client)
 
 
 @pytest.mark.parametrize(

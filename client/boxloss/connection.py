@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from boxloss import arguments
 from boxloss.channel import Address
@@ -68,6 +68,9 @@ class Connection:
         self.timeout = arguments.seconds(timeout)
         self._server: ServerInfo | None = None
         self._lanes = new_lanes()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} does not pickle, for it is a connection; create one in each process")
 
     def _deadline(self, timeout: float | None) -> float:
         """When a call that starts now must end, as time.monotonic() tells it."""
