@@ -36,16 +36,17 @@ class Delivery:
             written: when that was, by the monotonic clock.
             peer: the client, such as "ipv4:127.0.0.1:40123"; None for all.
         """
-        waiting = self._look() if peer is None else _ports(peer)
-        while waiting := waiting & self._look():
+        received = written
+        waiting = self._look(written) if peer is None else _ports(peer)
+        while waiting := waiting & self._look(written):
             await asyncio.sleep(_LOOK_INTERVAL)
-            written = time.monotonic()
-        await asyncio.sleep(written + _READING_TIME - time.monotonic())
+            received = time.monotonic()
+        await asyncio.sleep(received + _READING_TIME - time.monotonic())
 
-    def _look(self) -> frozenset[int]:
-        """The ports of clients that have yet to receive something. Many ask at the same time, and one looks."""
+    def _look(self, after: float) -> frozenset[int]:
+        """The ports of clients that have yet to receive something. Of many who ask at the same time, one looks."""
         now = time.monotonic()
-        if now - self._looked >= _LOOK_INTERVAL:
+        if self._looked <= after or now - self._looked >= _LOOK_INTERVAL:
             self._looked = now
             self._unreceived = _unreceived()
         return self._unreceived
