@@ -96,7 +96,7 @@ class Methods(grpc.GenericRpcHandler):
             return self._strangers[path]
         if path in self._late and self._batcher.full:
             return self._late[path]
-        if path in self._last and self._calls.draining:
+        if self._calls.draining and path in self._last:
             return self._last[path]
         return self._handlers.get(path)
 
