@@ -67,8 +67,9 @@ class Calls:
     """All calls of a server.
 
     A client has `patience` and, besides, as long as its unread answers take at 512 KiB/s to read an answer; else that
-    call is ended, and what it holds is free; the one that came last only when another comes. Of a slow link one sees
-    only that an answer is not yet written, not how much of it.
+    call is ended, and what it holds is free; the one that came last only when another comes, and of the first that the
+    process received only what it holds here: its client is not told. Of a slow link one sees only that an answer is
+    not yet written, not how much of it.
 
     Args:
         patience: seconds; infinite to wait for ever.
@@ -190,7 +191,8 @@ def abandon(handlers: Iterable[asyncio.Task[Any]]) -> None:
 
     grpc.aio offers no way to. It cancels a call when nothing refers to it any more: neither its task nor that which
     started it and waits for the client's end, and which is found by what it refers to. The server itself refers to the
-    last call that came: that one would be ended when the next comes, and be silent until then.
+    last call that came: that one would be ended when the next comes, and be silent until then. It also keeps, for good,
+    a reference to the first.
     """
     ended = set(handlers)
     if not ended:
