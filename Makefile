@@ -34,10 +34,11 @@ mutants: .venv/mutants ## look for faults in batching, retries, streams and the 
 	cp -r client/boxloss server/boxloss_server tests pyproject.toml build/mutants
 	cd build/mutants && $(CURDIR)/$(BIN)/mutmut run $(MUTANTS) && $(CURDIR)/$(BIN)/mutmut results
 
-lint: .venv/dev ## check style, types and the contract
+lint: .venv/dev ## check style, types, imports and the contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 

@@ -21,8 +21,8 @@ import grpc.aio
 from benchmarks.echo import UNARY
 from benchmarks.spread import percentile
 from benchmarks.workload import LOSS, Workload
-from boxloss.aio import AsyncClient
-from boxloss.channel import channel_options
+from boxloss.calls.aio import AsyncClient
+from boxloss.connection.channel import channel_options
 
 Call = Callable[[], Awaitable[object]]
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from boxloss.contract.wire import loss_to_message
 from boxloss.losses import CIoU
 from boxloss.v1 import array_pb2, loss_service_pb2
-from boxloss.wire import loss_to_message
 
 Array: TypeAlias = "NDArray[np.float32]"
 

@@ -18,9 +18,9 @@ from typing import Any
 from google.protobuf import json_format
 
 import boxloss.losses
+from boxloss.contract.wire import loss_to_message
 from boxloss.losses import CATALOGUE, Base, CIoU, GIoU, Loss
-from boxloss.parameters import Choice, Integer, Number, Switch
-from boxloss.wire import loss_to_message
+from boxloss.losses.parameters import Choice, Integer, Number, Switch
 
 HERE = Path(__file__).parent
 PAGE = HERE / "losses.md"

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 import boxloss
-from boxloss.arrays import Array
-from boxloss.cli.matching import match_coco
-from boxloss.cli.readers import read
-from boxloss.cli.scoring import score, valid_rows
 from boxloss.cli.tables import assemble
+from boxloss.compare.matching import match_coco
+from boxloss.compare.scoring import score, valid_rows
+from boxloss.contract.arrays import Array
+from boxloss.files.boxes import read
 
 COINS = Path(__file__).parent / "coins"
 LOSSES = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import boxloss
-from boxloss.audit import formats
 from boxloss.audit.image import Image, Labels
-from boxloss.audit.join import join
+from boxloss.files import formats
+from boxloss.files.join import join
 
 COINS = Path(__file__).parent / "coins"
 SURE = 0.8  # Scores run from 0 to 1: from here on, a finding is worth a second look.

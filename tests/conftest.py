@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import boxloss
-from boxloss import aio_coalescer
+from boxloss.calls import aio_coalescer
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server.batching import batcher, quotas
 from boxloss_server.logs import configure_logs

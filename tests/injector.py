@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from boxloss.arrays import Array
 from boxloss.audit.finding import Kind
 from boxloss.audit.image import Image, Labels
+from boxloss.contract.arrays import Array
 
 INJECTED = (Kind.MISSING, Kind.SPURIOUS, Kind.BAD_LOCATION, Kind.WRONG_CLASS, Kind.DUPLICATE)
 

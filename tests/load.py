@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 
 import boxloss
-from boxloss.channel import Address
+from boxloss.connection.channel import Address
 
 _PACE = 0.005
 """Seconds between the calls of a caller: the tests are about faults, not about speed."""

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from boxloss.audit.annotations import Annotations, Source
-from boxloss.audit.formats import Role, read
-from boxloss.audit.problems import Problem
+from boxloss.files.annotations import Annotations, Source
+from boxloss.files.formats import Role, read
+from boxloss.files.problems import Problem
 
 VOC_CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),

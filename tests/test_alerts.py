@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 import boxloss
-from boxloss import wire
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, audit_service_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub

@@ -15,8 +15,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image as Picture
 
-from boxloss.audit.formats import read
-from boxloss.audit.problems import Problem
+from boxloss.files.formats import read
+from boxloss.files.problems import Problem
 from tests.commands import Run, runner
 from tests.servers import ServerProcess, free_port
 from tests.shared_data import folder

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxloss.audit.annotations import Annotations, Class, Draft, Source
-from boxloss.audit.filenames import parts
-from boxloss.audit.formats import read
 from boxloss.audit.image import Id, Image
-from boxloss.audit.join import Joined, by_annotator, join
-from boxloss.audit.problems import Problem
+from boxloss.files.annotations import Annotations, Class, Draft, Source
+from boxloss.files.filenames import parts
+from boxloss.files.formats import read
+from boxloss.files.join import Joined, by_annotator, join
+from boxloss.files.problems import Problem
 from tests.readers import VOC_CLASSES
 from tests.shared_data import folder
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from boxloss.audit.pictures import Pictures
+from boxloss.files.pictures import Pictures
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 TURN_RIGHT = 6

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from boxloss.audit import ray as on_ray
-from boxloss.audit.audit import audit
+from boxloss.audit.dataset import audit
 from boxloss.audit.image import Image, Labels, Predictions
 from boxloss.audit.ray import audit_on_ray
 from boxloss.audit.rules import ImageAudit, Rules
@@ -189,5 +189,5 @@ def test_where_ray_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_ray_is_imported_by_nobody_who_did_not_ask() -> None:
-    script = "import sys, boxloss.audit.ray, boxloss.audit.audit; sys.exit('ray' in sys.modules)"
+    script = "import sys, boxloss.audit.ray, boxloss.audit.dataset; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxloss.audit.annotations import Annotations
-from boxloss.audit.filenames import parts
-from boxloss.audit.formats import read
-from boxloss.audit.problems import Problem
 from boxloss.errors import InvalidInputError
+from boxloss.files.annotations import Annotations
+from boxloss.files.filenames import parts
+from boxloss.files.formats import read
+from boxloss.files.problems import Problem
 from tests.readers import VOC_CLASSES, clean, dataset, everything, faulty, voc, write
 from tests.shared_data import folder
 
@@ -242,7 +242,7 @@ def test_folders_are_read_file_by_file(tmp_path: Path) -> None:
 
 def test_the_join_needs_no_extra_packages() -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(['msgspec', 'defusedxml', 'yaml', 'pyarrow', 'typer']))"
-    subprocess.run([sys.executable, "-c", f"{blocked}; import boxloss.audit.join"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", f"{blocked}; import boxloss.files.join"], check=True, timeout=60)
 
 
 # Round trips.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boxloss.audit.formats.markup import elements
+from boxloss.files.formats.markup import elements
 from tests.readers import clean, faulty, voc, write
 
 # Pascal VOC.

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from boxloss.arrays import Array
-from boxloss.audit.filenames import parts
 from boxloss.audit.finding import Finding
-from boxloss.audit.formats import read
 from boxloss.audit.image import Image, Labels, Predictions
-from boxloss.audit.join import by_annotator, join
 from boxloss.audit.matching import NONE, match
 from boxloss.audit.overlaps import overlaps_of
-from boxloss.audit.problems import Problem
 from boxloss.audit.rules import Rules, audit_image
+from boxloss.contract.arrays import Array
+from boxloss.files.filenames import parts
+from boxloss.files.formats import read
+from boxloss.files.join import by_annotator, join
+from boxloss.files.problems import Problem
 from tests.shared_data import folder
 
 VOC_LABELS = (

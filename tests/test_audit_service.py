@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import boxloss
-from boxloss.audit.audit import audit
+from boxloss.audit.dataset import audit
 from boxloss.audit.image import Image, Labels, Predictions
 from boxloss.audit.rules import Rules
 from boxloss.audit.wire import image_to_message

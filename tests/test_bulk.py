@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError, Message
 
-from boxloss.bulk import array_field, elements_of, field
+from boxloss.contract.bulk import array_field, elements_of, field
 from boxloss.v1.array_pb2 import DTYPE_FLOAT32, DTYPE_FLOAT64, Array
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, LossResult
 from boxloss_server.service.bulk import reader

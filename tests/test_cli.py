@@ -19,8 +19,8 @@ import pyarrow.parquet
 import pytest
 
 import boxloss
-from boxloss.cli.matching import choose
-from boxloss.cli.specs import label, parse
+from boxloss.compare.matching import choose
+from boxloss.losses.notation import label, parse
 from tests.commands import Outcome, Run, runner
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "boxloss"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import boxloss
 from boxloss import AlphaIoU, CIoU, GIoU, InvalidInputError, IoU, LossResult, SmoothL1
-from boxloss.coalescing import CALL_PAIRS, PLACES, Lane
-from boxloss.exchange import Options, Question
+from boxloss.calls.coalescing import CALL_PAIRS, PLACES, Lane
+from boxloss.calls.exchange import Options, Question
 from tests.boxes import FORMATS, from_corners, random_boxes
 from tests.servers import ServerProcess, free_port, frozen
 

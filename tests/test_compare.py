@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 import boxloss
-from boxloss.arrays import Array
 from boxloss.audit.image import Image, Labels, Predictions
-from boxloss.cli.specs import label
 from boxloss.compare.agreement import agreement, disagreements
 from boxloss.compare.comparison import Comparison, compare, default_losses
 from boxloss.compare.descent import LONGEST, PAIRS, RATES, STEPS, Descent, chosen, descend
@@ -25,6 +23,8 @@ from boxloss.compare.frame import framed, framed_gradient, unframed
 from boxloss.compare.pairs import Name, Pairs, match_images
 from boxloss.compare.recommendation import Judged, Recommendation, recommend
 from boxloss.compare.slopes import FLAT, Slopes, slopes
+from boxloss.contract.arrays import Array
+from boxloss.losses.notation import label
 
 SQUARE = (0.0, 0.0, 10.0, 10.0)
 

@@ -20,7 +20,8 @@ from google.protobuf.message import Message
 from h2.events import ConnectionTerminated, DataReceived, PingAckReceived, StreamEnded, StreamReset
 
 import boxloss
-from boxloss import CIoU, wire
+from boxloss import CIoU
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.audit_service_pb2 import AuditId, AuditImage, AuditLabels, AuditPredictions, AuditRequest, AuditRules
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub

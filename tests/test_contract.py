@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 
 import boxloss
-from boxloss import wire
+from boxloss.contract import wire
 from boxloss.errors import InvalidInputError, UnsupportedError
 from boxloss.losses import CATALOGUE, AlphaIoU, Focal, Focaler, Inner
 from boxloss.v1 import loss_pb2

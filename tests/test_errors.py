@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from boxloss import CIoU, GIoU, errors, wire
+from boxloss import CIoU, GIoU, errors
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from tests.faulty_server import FAILS, LACKS_MEMORY
 from tests.security.callers import TOKENS, bearer

@@ -30,7 +30,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.samples import Sample
 
 import boxloss
-from boxloss import CIoU, GIoU, IoU, OutOfMemoryError, wire
+from boxloss import CIoU, GIoU, IoU, OutOfMemoryError
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server.engine import Engine, Evaluation, Grid, Kernels, Matrix, Pairs, Scores

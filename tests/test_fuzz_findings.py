@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 
 import boxloss
 from boxloss import BalancedL1, BoundedIoU, Focaler, InvalidInputError, IoU
-from boxloss.bulk import field
+from boxloss.contract.bulk import field
 from boxloss.v1 import loss_pb2, loss_service_pb2
 from boxloss.v1.array_pb2 import Array
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateStreamRequest, ImageSize, PairwiseIouRequest

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from boxloss import BoxlossError, CIoU, InvalidInputError, ServerError, ServerUnavailableError
-from boxloss.aio_coalescer import Coalescer as TaskCoalescer
-from boxloss.aio_coalescer import TaskCall
-from boxloss.coalescer import Coalescer as ThreadCoalescer
-from boxloss.coalescer import ThreadCall
-from boxloss.coalescing import MESSAGE_PAIRS, PLACES, Answer, Call, Lane, Message, Word
-from boxloss.exchange import Options, Question
+from boxloss.calls.aio_coalescer import Coalescer as TaskCoalescer
+from boxloss.calls.aio_coalescer import TaskCall
+from boxloss.calls.coalescer import Coalescer as ThreadCoalescer
+from boxloss.calls.coalescer import ThreadCall
+from boxloss.calls.coalescing import MESSAGE_PAIRS, PLACES, Answer, Call, Lane, Message, Word
+from boxloss.calls.exchange import Options, Question
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.array_pb2 import DTYPE_FLOAT32, Array
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateResponse, LossResult

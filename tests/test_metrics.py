@@ -18,11 +18,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from boxloss import CIoU, GIoU, IoU, Tls, wire
+from boxloss import CIoU, GIoU, IoU, Tls
+from boxloss.contract import wire
+from boxloss.contract.words import COLUMNS
 from boxloss.losses import CATALOGUE
 from boxloss.v1 import array_pb2, audit_service_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
-from boxloss.words import COLUMNS
 from boxloss_server import __version__
 from tests.boxes import random_boxes
 from tests.certificates import Authority

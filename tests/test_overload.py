@@ -16,7 +16,8 @@ import pytest
 from h2.events import ResponseReceived
 
 import boxloss
-from boxloss import IoU, SmoothL1, wire
+from boxloss import IoU, SmoothL1
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from tests.held_server import HeldServer

@@ -17,8 +17,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import boxloss
-from boxloss import CIoU, GIoU, wire
-from boxloss.status import error_of
+from boxloss import CIoU, GIoU
+from boxloss.connection.status import error_of
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceServicer, LossServiceStub, add_LossServiceServicer_to_server
 from tests.boxes import random_boxes

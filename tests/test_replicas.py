@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import boxloss
-from boxloss import CIoU, wire
-from boxloss.channel import Address, target_of
+from boxloss import CIoU
 from boxloss.cli import main
+from boxloss.connection.channel import Address, target_of
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceServicer, LossServiceStub, add_LossServiceServicer_to_server
 from boxloss_server.service import Server

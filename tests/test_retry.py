@@ -9,7 +9,7 @@ import pytest
 from tenacity import Retrying
 
 from boxloss import BoxlossError, InvalidInputError, QuotaExceededError, ServerBusyError, ServerUnavailableError
-from boxloss.retry import policy
+from boxloss.connection.retry import policy
 
 TIMEOUT = 1000.0
 AWAY = ServerUnavailableError("nobody answers")

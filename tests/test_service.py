@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from boxloss import wire
+from boxloss.contract import wire
 from boxloss.losses import CATALOGUE, CIoU
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub

@@ -20,7 +20,8 @@ from google.rpc.status_pb2 import Status as RpcStatus
 from h2.events import ConnectionTerminated, DataReceived, StreamEnded, TrailersReceived
 
 import boxloss
-from boxloss import CIoU, IoU, wire
+from boxloss import CIoU, IoU
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, audit_service_pb2
 from boxloss.v1.audit_service_pb2_grpc import AuditServiceStub
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateStreamRequest

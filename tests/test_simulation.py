@@ -21,10 +21,10 @@ from examples.simulation.results import stored
 
 import boxloss
 from boxloss import WIoU
-from boxloss.arrays import Array
-from boxloss.cli.specs import label
+from boxloss.contract.arrays import Array
+from boxloss.contract.words import BoxFormat
 from boxloss.losses import CATALOGUE, CIoU, DIoU, EIoU, GIoU, IoU, Loss, MPDIoU
-from boxloss.words import BoxFormat
+from boxloss.losses.notation import label
 from boxloss_server import losses
 from tests.programs import compilers, tool
 from tests.servers import ServerProcess, answered, wait_until

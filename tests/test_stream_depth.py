@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from boxloss import CIoU, InvalidInputError, ServerUnavailableError
+from boxloss.calls.exchange import Options
+from boxloss.calls.results import ServerInfo
+from boxloss.calls.stream_exchange import EvaluationStreamExchange
 from boxloss.errors import BoxlossError
-from boxloss.exchange import Options
-from boxloss.results import ServerInfo
-from boxloss.stream_exchange import EvaluationStreamExchange
 from boxloss.v1.array_pb2 import DTYPE_FLOAT32, Array
 from boxloss.v1.loss_service_pb2 import (
     REDUCTION_MEAN,

@@ -25,7 +25,8 @@ import pytest
 import torch
 
 import boxloss
-from boxloss import CIoU, wire
+from boxloss import CIoU
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
 from boxloss_server import __version__

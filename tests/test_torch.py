@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import boxloss
 import boxloss.torch
+from boxloss.contract.words import BoxFormat, Reduction
 from boxloss.torch import BoxLoss
-from boxloss.words import BoxFormat, Reduction
 from boxloss_server import losses
 from boxloss_server.engine.formats import geometry_of
 from tests.boxes import from_corners, random_boxes

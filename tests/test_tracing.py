@@ -15,7 +15,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from boxloss import CIoU, GIoU, wire
+from boxloss import CIoU, GIoU
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, EvaluateStreamRequest, ListLossesRequest, PairwiseIouRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub

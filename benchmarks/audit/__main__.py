@@ -20,7 +20,7 @@ from benchmarks.audit.sets import SETS, images_of
 from benchmarks.errors import BenchmarkError, UnavailableError
 from benchmarks.spread import ratio, spread
 from benchmarks.tables import Table, between, number
-from boxloss.audit.audit import audit
+from boxloss.audit.dataset import audit
 from boxloss.audit.rules import Rules
 
 _console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)

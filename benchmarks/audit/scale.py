@@ -11,7 +11,7 @@ from time import perf_counter
 import psutil
 
 from benchmarks.audit.sets import SETS, images_of
-from boxloss.audit.audit import audit
+from boxloss.audit.dataset import audit
 from boxloss.audit.image import Image
 from boxloss.audit.ray import audit_on_ray
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from tests.shared_data import FOLDER
 
 from benchmarks.errors import BenchmarkError
-from boxloss.audit.formats import read
 from boxloss.audit.image import Image
-from boxloss.audit.join import join
-from boxloss.audit.problems import Problem
+from boxloss.files.formats import read
+from boxloss.files.join import join
+from boxloss.files.problems import Problem
 
 _FILES = {
     "coco": (

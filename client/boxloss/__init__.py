@@ -4,12 +4,23 @@
 >>> with boxloss.Client("localhost:50051") as client:
 ...     result = client.evaluate([[0, 0, 4, 4]], [[1, 2, 5, 8]], boxloss.CIoU(), gradients=True)
 >>> result.loss, result.gradient, result.iou
+
+`boxloss.torch` is for training, `boxloss.audit` finds wrong labels, `boxloss.compare` tells which loss suits your
+boxes, `boxloss.files` reads and writes the files of labeling tools, `boxloss.metrics` is for Prometheus.
+`boxloss.losses` and `boxloss.errors` hold all losses and errors, `boxloss.v1` the messages of the contract. Other
+modules are internal.
 """
 
-from boxloss.aio import AsyncClient
-from boxloss.client import Client
-from boxloss.credentials import Tls
-from boxloss.embedded import embedded
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from boxloss.calls.aio import AsyncClient
+from boxloss.calls.client import Client
+from boxloss.calls.embedded import embedded
+from boxloss.calls.results import Execution, LossInfo, LossResult, ParameterInfo, ServerInfo
+from boxloss.connection.credentials import Tls
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
@@ -55,9 +66,20 @@ from boxloss.losses import (
     SmoothL1,
     WIoU,
 )
-from boxloss.results import Execution, LossInfo, LossResult, ParameterInfo, ServerInfo
+
+if TYPE_CHECKING:
+    from boxloss import audit as audit
+    from boxloss import compare as compare
+    from boxloss import errors as errors
+    from boxloss import files as files
+    from boxloss import losses as losses
+    from boxloss import metrics as metrics
+    from boxloss import torch as torch
+    from boxloss import v1 as v1
 
 __version__ = "0.1.0"
+
+_MODULES = ("audit", "compare", "errors", "files", "losses", "metrics", "torch", "v1")
 
 __all__ = [
     "AlphaIoU",
@@ -111,3 +133,15 @@ __all__ = [
     "WIoU",
     "embedded",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public module when it is first asked for: some need packages of an extra."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    """What is for users."""
+    return sorted([*__all__, *_MODULES, "__doc__", "__version__"])

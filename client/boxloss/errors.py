@@ -2,13 +2,31 @@
 
 Each class stands for one gRPC status code and one machine-readable reason; the server turns an error into a status,
 the SDK turns the status back into the same error.
+
+    BoxlossError
+     ├─ InputError
+     │   ├─ InvalidInputError         a ValueError, too
+     │   ├─ RequestTooLargeError      a ValueError, too
+     │   └─ UnsupportedError
+     ├─ ServerBusyError
+     │   └─ QuotaExceededError
+     ├─ OutOfMemoryError              a MemoryError, too
+     ├─ UnauthenticatedError
+     ├─ DeadlineExceededError         a TimeoutError, too
+     ├─ ServerUnavailableError        a ConnectionError, too
+     └─ ServerError
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
+
+Names: TypeAlias = Mapping[str, str]
+"""What to call the fields of a message that is a part of the input."""
+
+NO_NAMES: Names = {}
 
 DOMAIN = "boxloss"
 """The domain of every google.rpc.ErrorInfo that boxloss sends."""
@@ -50,7 +68,7 @@ class InputError(BoxlossError):
         """The same error seen from further out: each field's name is prefixed with the path to it."""
         return type(self)([Violation(f"{path}.{v.field}", v.description) for v in self.violations])
 
-    def renamed(self, names: Mapping[str, str]) -> Self:
+    def renamed(self, names: Names) -> Self:
         """The same error with other names for some fields."""
         return type(self)([Violation(names.get(v.field, v.field), v.description) for v in self.violations])
 
@@ -60,6 +78,11 @@ class InvalidInputError(InputError, ValueError):
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_INPUT"
+
+
+def fault(place: object, description: str) -> InvalidInputError:
+    """The error that says what is wrong, and what would be right, at a place: a file, a line or an option."""
+    return InvalidInputError([Violation(str(place), description)])
 
 
 class RequestTooLargeError(InputError, ValueError):

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from boxloss.client import Client
-from boxloss.embedded import embedded
+from boxloss.calls.client import Client
+from boxloss.calls.embedded import embedded
+from boxloss.calls.results import LossResult
+from boxloss.contract.words import BoxFormat, Invalid, Reduction
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
@@ -28,8 +30,6 @@ from boxloss.errors import (
     Violation,
 )
 from boxloss.losses import Loss
-from boxloss.results import LossResult
-from boxloss.words import BoxFormat, Invalid, Reduction
 
 __all__ = ["BoxLoss"]
 

@@ -24,11 +24,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 import boxloss
-from boxloss.arrays import Array
-from boxloss.cli.faults import fault
-from boxloss.cli.specs import label, parse
-from boxloss.errors import BoxlossError, InvalidInputError
+from boxloss.contract.arrays import Array
+from boxloss.errors import BoxlossError, InvalidInputError, fault
 from boxloss.losses import Loss
+from boxloss.losses.notation import label, parse
 
 _out = Console(highlight=False)
 _err = Console(highlight=False, stderr=True)

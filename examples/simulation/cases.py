@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from boxloss.arrays import Array
-from boxloss.words import BoxFormat
+from boxloss.contract.arrays import Array
+from boxloss.contract.words import BoxFormat
 
 POINTS = 5000
 CENTRE = 10.0

@@ -9,9 +9,9 @@ import numpy as np
 from examples.simulation.cases import PER_POINT, cases_at, centred, written
 from examples.simulation.gradients import Gradients, Source
 
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
+from boxloss.contract.words import BoxFormat
 from boxloss.losses import Loss
-from boxloss.words import BoxFormat
 
 ITERATIONS = 200
 STEP = 0.1

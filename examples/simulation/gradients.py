@@ -9,10 +9,10 @@ from typing import TypeAlias
 from examples.simulation.cases import CENTRE
 
 import boxloss
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
+from boxloss.contract.words import BoxFormat
 from boxloss.errors import BoxlossError
 from boxloss.losses import Loss
-from boxloss.words import BoxFormat
 from boxloss_server.engine import Engine, Evaluation, Kernels, Pairs, find_device
 from boxloss_server.settings import Settings
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 from PIL import Image
 
-from boxloss.arrays import Array
-from boxloss.cli.specs import label
+from boxloss.contract.arrays import Array
+from boxloss.losses.notation import label
 
 _COLORS = ["#222222", "#0072B2", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#8C6D31", "#7F7F7F", "#5E3C99"]
 _LEAST = 1e-3

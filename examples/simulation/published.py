@@ -27,9 +27,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
+from boxloss.contract.words import BoxFormat
 from boxloss.losses import CIoU, DIoU, GIoU, IoU, Loss
-from boxloss.words import BoxFormat
 
 Departure: TypeAlias = Literal["overlaps", "sides", "sign", "mixed", "shrink", "aspect"]
 

@@ -15,8 +15,8 @@ import numpy as np
 from examples.simulation.cases import PER_POINT
 from examples.simulation.descent import Descent
 
-from boxloss.arrays import Array
-from boxloss.words import BoxFormat
+from boxloss.contract.arrays import Array
+from boxloss.contract.words import BoxFormat
 
 Through = Literal["service", "process"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from boxloss import wire
+from boxloss.contract import wire
 from boxloss.losses import CIoU, Loss
 from boxloss.losses.modifiers import Modifier
 from boxloss.v1 import array_pb2, loss_service_pb2

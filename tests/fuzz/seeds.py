@@ -9,11 +9,11 @@ import numpy as np
 
 from boxloss.audit.image import Image, Labels, Predictions
 from boxloss.audit.wire import image_to_message
+from boxloss.contract.wire import loss_to_message
 from boxloss.losses import GWD, KLD, CIoU, GIoU, ProbIoU
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.audit_service_pb2 import AuditRequest, AuditRules
 from boxloss.v1.loss_service_pb2 import EvaluateRequest, PairwiseIouRequest
-from boxloss.wire import loss_to_message
 from tests.catalogue import LOSSES
 from tests.fuzz.mutation import from_bytes
 from tests.fuzz.strategies import METHODS, Call

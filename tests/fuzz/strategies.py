@@ -14,13 +14,13 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import strategies as st
 
+from boxloss.contract.wire import loss_to_message
 from boxloss.errors import InvalidInputError
 from boxloss.losses import CATALOGUE, Loss
 from boxloss.losses.loss import PenaltyLoss
 from boxloss.losses.modifiers import Modifier
-from boxloss.parameters import Choice, Integer, Number, Switch
+from boxloss.losses.parameters import Choice, Integer, Number, Switch
 from boxloss.v1 import array_pb2, audit_service_pb2, loss_service_pb2
-from boxloss.wire import loss_to_message
 from tests.fuzz.target import AUDIT_SERVICE, LOSS_SERVICE
 from tests.fuzz.wire import FIXED32, FIXED64, LENGTH, VARINT, Field, varint
 

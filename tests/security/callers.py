@@ -13,7 +13,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import boxloss
-from boxloss import CIoU, wire
+from boxloss import CIoU
+from boxloss.contract import wire
 from boxloss.v1 import array_pb2, loss_service_pb2
 from tests.servers import ServerProcess
 

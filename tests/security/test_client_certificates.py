@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 import boxloss
-from boxloss import CIoU, Tls, credentials
-from boxloss.channel import Address
+from boxloss import CIoU, Tls
+from boxloss.connection import credentials
+from boxloss.connection.channel import Address
 from tests.certificates import HERE, Authority, Pair
 from tests.security.callers import CIOU_OF_A_AND_B, A, B, evaluate, until
 from tests.servers import ServerProcess
@@ -135,7 +136,7 @@ def test_files_are_looked_at_once_a_second(
 ) -> None:
     clock = 1000.0
     monkeypatch.setattr(credentials, "_INTERVAL", 1.0)
-    monkeypatch.setattr("boxloss.credentials.time.monotonic", lambda: clock)
+    monkeypatch.setattr("boxloss.connection.credentials.time.monotonic", lambda: clock)
     certificates = credentials.Certificates(tls)
     own.replace(stranger.issue("new", "own@club"))
     clock += 0.99

@@ -12,10 +12,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from boxloss.arrays import Array
 from boxloss.audit.finding import Corners, corners
 from boxloss.audit.image import Labels
 from boxloss.audit.overlaps import ious
+from boxloss.contract.arrays import Array
 from boxloss.errors import InvalidInputError, Violation
 
 BINS = 20

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self, TypeAlias
 
-from boxloss.arrays import Array
 from boxloss.audit.image import Id, Image
+from boxloss.contract.arrays import Array
 from boxloss.errors import InvalidInputError, Violation
 
 Corners: TypeAlias = tuple[float, float, float, float]

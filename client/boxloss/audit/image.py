@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from boxloss.arrays import Array, boxes_of
+from boxloss.contract.arrays import Array, boxes_of
 from boxloss.errors import InvalidInputError, Violation
 
 Id: TypeAlias = str | int

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from boxloss.arrays import Array
 from boxloss.audit.image import Flags
+from boxloss.contract.arrays import Array
 
 Matching: TypeAlias = Literal["greedy", "optimal"]
 """Greedy, as COCO evaluates: predictions choose in the order of their scores. Optimal: the largest sum of overlaps."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxloss.arrays import Array
 from boxloss.audit.image import Flags, Image
+from boxloss.contract.arrays import Array
 
 
 class Overlaps(NamedTuple):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from boxloss.audit.audit import Audit
+from boxloss.audit.dataset import Audit
 from boxloss.audit.image import Image
 from boxloss.audit.rules import ImageAudit, Rules, audit_image
 from boxloss.audit.summary import Summary, Tally

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from boxloss.arrays import Array
 from boxloss.audit.finding import Finding, Kind, corners
 from boxloss.audit.geometry import misshapen
 from boxloss.audit.image import Flags, Id, Image, Predictions
 from boxloss.audit.matching import NONE, Matching, match
 from boxloss.audit.overlaps import Overlaps, overlaps_of
+from boxloss.contract.arrays import Array
 from boxloss.errors import InvalidInputError, Violation
 
 _NEAR = 0.1

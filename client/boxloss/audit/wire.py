@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from boxloss.arrays import Array, packed
 from boxloss.audit.finding import Corners, Finding, Kind, corners
 from boxloss.audit.image import Flags, Id, Image, Labels, Predictions
 from boxloss.audit.matching import Matching
 from boxloss.audit.rules import ImageAudit, Match, Rules
 from boxloss.audit.summary import ClassSummary, Summary
+from boxloss.contract.arrays import Array, packed
+from boxloss.contract.wire import enum_choices, refuse_unknown_fields
 from boxloss.errors import InvalidInputError, UnsupportedError, Violation
 from boxloss.v1 import array_pb2, audit_service_pb2
-from boxloss.wire import enum_choices, refuse_unknown_fields
 
 _MATCHINGS: dict[Any, int] = enum_choices(audit_service_pb2.Matching.DESCRIPTOR)
 _KINDS: dict[Any, Any] = {

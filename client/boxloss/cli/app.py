@@ -16,19 +16,19 @@ import typer
 from rich.console import Console
 
 import boxloss
+from boxloss.calls.catalogue import loss_info
 from boxloss.cli.audit import audit
 from boxloss.cli.catalogue import catalogue
 from boxloss.cli.compare import compare
 from boxloss.cli.consoles import err, out
 from boxloss.cli.correct import correct
 from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
-from boxloss.cli.faults import fault
-from boxloss.cli.matching import match_coco, match_rows
-from boxloss.cli.readers import read
-from boxloss.cli.scoring import score, valid_rows
 from boxloss.cli.server import connected
-from boxloss.cli.specs import label, parse
 from boxloss.cli.tables import ENDINGS, assemble, show, summary, write, write_csv
+from boxloss.compare.matching import match_coco, match_rows
+from boxloss.compare.scoring import score, valid_rows
+from boxloss.contract.wire import describe
+from boxloss.contract.words import BoxFormat, Invalid
 from boxloss.errors import (
     BoxlossError,
     DeadlineExceededError,
@@ -37,11 +37,11 @@ from boxloss.errors import (
     ServerBusyError,
     ServerUnavailableError,
     UnsupportedError,
+    fault,
 )
+from boxloss.files.boxes import read
 from boxloss.losses import CATALOGUE
-from boxloss.offer import loss_info
-from boxloss.wire import describe
-from boxloss.words import BoxFormat, Invalid
+from boxloss.losses.notation import label, parse
 
 _PINGS = 5
 _PIPE_WIDTH = 1000

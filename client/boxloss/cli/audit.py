@@ -16,24 +16,18 @@ import typer
 from rich.console import Console
 
 from boxloss.audit.agreement import Agreement, Agreements
-from boxloss.audit.annotations import Source
-from boxloss.audit.audit import Audit
-from boxloss.audit.audit import audit as audit_here
-from boxloss.audit.exports import write_coco
-from boxloss.audit.exports.findings import row_of
+from boxloss.audit.dataset import Audit
+from boxloss.audit.dataset import audit as audit_here
 from boxloss.audit.finding import Finding
 from boxloss.audit.image import Id, Image, Labels
-from boxloss.audit.join import EXAMPLES, Joined, Mismatch, by_annotator, join
 from boxloss.audit.matching import Matching
-from boxloss.audit.problems import Problem
 from boxloss.audit.rules import Rules
 from boxloss.audit.summary import Summary
-from boxloss.channel import name_of
 from boxloss.cli import overview
 from boxloss.cli.consoles import err, out
 from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
-from boxloss.cli.faults import check_output, fault
 from boxloss.cli.findings import write_json, write_table
+from boxloss.cli.outputs import check_output
 from boxloss.cli.progress import Steps
 from boxloss.cli.sources import (
     ImagesFolder,
@@ -49,9 +43,16 @@ from boxloss.cli.sources import (
     Reading,
     Sources,
 )
+from boxloss.connection.channel import name_of
+from boxloss.errors import fault
+from boxloss.files.annotations import Source
+from boxloss.files.exports import write_coco
+from boxloss.files.exports.findings import row_of
+from boxloss.files.join import EXAMPLES, Joined, Mismatch, by_annotator, join
+from boxloss.files.problems import Problem
 
 if TYPE_CHECKING:  # Only who audits needs the packages of the extra.
-    from boxloss.audit.pictures import Pictures
+    from boxloss.files.pictures import Pictures
 
 EXIT_FOUND = 4
 """Exit code of an audit that found more than it may."""
@@ -153,7 +154,7 @@ def audit(
         findings.sort(key=lambda finding: -finding.score)
         by_id = {image.image_id: image for image in joined.images}
         if report:
-            from boxloss.audit.report import Report, render
+            from boxloss.files.report import Report, render
 
             page = render(
                 Report(

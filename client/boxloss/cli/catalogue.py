@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from boxloss.results import LossInfo, ParameterInfo
+from boxloss.calls.results import LossInfo, ParameterInfo
 
 
 def catalogue(losses: Iterable[LossInfo], *, plain: bool) -> Table:

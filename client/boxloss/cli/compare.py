@@ -9,17 +9,12 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from boxloss.audit.join import Joined, join
-from boxloss.audit.problems import Problem
+from boxloss.calls.client import Client
 from boxloss.cli import overview
 from boxloss.cli.consoles import err, out
 from boxloss.cli.credentials import ADDRESS, TLS, TLS_CA, TLS_CERTIFICATE, TLS_KEY, TOKEN_FILE, Credentials
-from boxloss.cli.faults import check_output, fault
-from boxloss.cli.matching import match_rows
+from boxloss.cli.outputs import check_output
 from boxloss.cli.progress import Steps
-from boxloss.cli.readers import BoxFile
-from boxloss.cli.readers import read as read_rows
-from boxloss.cli.scoring import valid_rows
 from boxloss.cli.server import connected
 from boxloss.cli.sources import (
     ImagesFolder,
@@ -35,11 +30,16 @@ from boxloss.cli.sources import (
     Reading,
     Sources,
 )
-from boxloss.cli.specs import parse
 from boxloss.cli.tables import ENDINGS
-from boxloss.client import Client
+from boxloss.compare.matching import match_rows
 from boxloss.compare.pairs import REACH, Name, Pairs, match_images
-from boxloss.errors import InvalidInputError
+from boxloss.compare.scoring import valid_rows
+from boxloss.errors import InvalidInputError, fault
+from boxloss.files.boxes import BoxFile
+from boxloss.files.boxes import read as read_rows
+from boxloss.files.join import Joined, join
+from boxloss.files.problems import Problem
+from boxloss.losses.notation import parse
 
 _WIDTH = 120
 """Of tables in a pipe."""
@@ -187,7 +187,7 @@ def _listed(path: Path, layout: Any) -> BoxFile:
 
 def _rows(client: Client, predictions: BoxFile, labels: BoxFile) -> tuple[Pairs, list[str]]:
     """Row i of both files, without those that have an invalid box or a label without area; and what was left out."""
-    from boxloss.audit.formats.request import corners
+    from boxloss.files.formats.request import corners
 
     matched = match_rows(predictions, labels, *(valid_rows(client, file, mask=True) for file in (predictions, labels)))
     boxes, targets = (

@@ -11,14 +11,12 @@ import numpy as np
 import typer
 
 from boxloss.audit.corrections import corrected
-from boxloss.audit.exports import write_coco, write_cvat, write_labelstudio
 from boxloss.audit.finding import Finding
 from boxloss.audit.image import Id, Image
-from boxloss.audit.join import join
 from boxloss.cli import overview
 from boxloss.cli.consoles import err, out
-from boxloss.cli.faults import check_output, fault
 from boxloss.cli.findings import read_findings
+from boxloss.cli.outputs import check_output
 from boxloss.cli.progress import Steps
 from boxloss.cli.sources import (
     ImagesFolder,
@@ -33,6 +31,9 @@ from boxloss.cli.sources import (
     Reading,
     Sources,
 )
+from boxloss.errors import fault
+from boxloss.files.exports import write_coco, write_cvat, write_labelstudio
+from boxloss.files.join import join
 
 _WRONG = 3
 """Findings that do not fit their labels, named in a message."""

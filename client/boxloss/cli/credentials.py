@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import typer
 
-from boxloss.channel import Address
-from boxloss.cli.faults import fault
-from boxloss.client import Client
-from boxloss.credentials import Tls
+from boxloss.calls.client import Client
+from boxloss.connection.channel import Address
+from boxloss.connection.credentials import Tls
+from boxloss.errors import fault
 
 _TOKEN = "BOXLOSS_TOKEN"
 

@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from boxloss.audit.finding import Finding
-from boxloss.audit.problems import Problem
 from boxloss.audit.summary import Summary
-from boxloss.cli.faults import fault
+from boxloss.errors import fault
+from boxloss.files.problems import Problem
 
 _TEXT = ("kind", "image_id", "file_name", "label_id", "annotator", "class", "message", "proposed_class")
 _WHOLE = ("label", "prediction_index")

@@ -13,8 +13,8 @@ from rich.table import Table
 from boxloss.audit.agreement import Agreement, Share
 from boxloss.audit.finding import Kind
 from boxloss.audit.image import Id, Image
-from boxloss.audit.problems import Problem
 from boxloss.audit.summary import Summary
+from boxloss.files.problems import Problem
 
 _CLASSES = 15
 _IMAGES = 8

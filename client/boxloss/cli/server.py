@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import boxloss
-from boxloss.channel import name_of
+from boxloss.calls.client import Client
 from boxloss.cli.consoles import err
 from boxloss.cli.credentials import Credentials
-from boxloss.cli.faults import fault
-from boxloss.client import Client
-from boxloss.errors import BoxlossError
+from boxloss.connection.channel import name_of
+from boxloss.errors import BoxlossError, fault
 
 
 @contextmanager

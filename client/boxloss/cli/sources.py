@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import typer
 
-from boxloss.audit.annotations import Source
-from boxloss.audit.problems import Problem
-from boxloss.cli.faults import fault
 from boxloss.cli.progress import Steps
-from boxloss.errors import InvalidInputError
+from boxloss.errors import InvalidInputError, fault
+from boxloss.files.annotations import Source
+from boxloss.files.problems import Problem
 
 if TYPE_CHECKING:  # Only who audits needs the packages of the extra.
-    from boxloss.audit.pictures import Pictures
+    from boxloss.files.pictures import Pictures
 
 _FORMATS = "coco, yolo, voc, cvat, labelstudio, openimages, mot, csv or txt"
 
@@ -40,7 +39,7 @@ ImagesFolder = Annotated[
 
 
 class Reading(NamedTuple):
-    """What the options say of how to read a source; `boxloss.audit.formats.read` documents it."""
+    """What the options say of how to read a source; `boxloss.files.formats.read` documents it."""
 
     form: str | None
     names: Path | None
@@ -71,8 +70,8 @@ class Sources:
         Raises:
             InvalidInputError: there are none, or an option is wrong.
         """
-        from boxloss.audit import formats
-        from boxloss.audit.pictures import sized
+        from boxloss.files import formats
+        from boxloss.files.pictures import sized
 
         names = {name: f"--{role}-{name}" for name in ("format", "names", "layout", "relative")}
         before = len(self.problems)
@@ -101,6 +100,6 @@ class Sources:
 def _pictures(folder: Path | None) -> Pictures | None:
     if folder is None:
         return None
-    from boxloss.audit.pictures import Pictures
+    from boxloss.files.pictures import Pictures
 
     return Pictures(folder)

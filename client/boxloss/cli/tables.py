@@ -17,9 +17,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from boxloss.arrays import Array
-from boxloss.cli.matching import NONE, Matching
-from boxloss.cli.readers import BoxFile
+from boxloss.compare.matching import NONE, Matching
+from boxloss.contract.arrays import Array
+from boxloss.files.boxes import BoxFile
 
 ENDINGS = (".csv", ".json", ".parquet")
 """Of the files that `write` writes."""

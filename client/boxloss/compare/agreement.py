@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
 
 
 class Agreement(NamedTuple):

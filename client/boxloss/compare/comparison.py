@@ -9,10 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
-from boxloss.arrays import Array
-from boxloss.cli.faults import fault
-from boxloss.cli.specs import label
-from boxloss.client import Client
+from boxloss.calls.client import Client
 from boxloss.compare.agreement import Agreement, Disagreement, agreement, disagreements
 from boxloss.compare.descent import Descent, chosen, descend
 from boxloss.compare.distribution import Distribution
@@ -22,7 +19,10 @@ from boxloss.compare.frame import framed
 from boxloss.compare.pairs import Pairs
 from boxloss.compare.recommendation import Judged, Recommendation, recommend
 from boxloss.compare.slopes import Slopes, slopes
+from boxloss.contract.arrays import Array
+from boxloss.errors import fault
 from boxloss.losses import CATALOGUE, GIoU, IoU, Loss
+from boxloss.losses.notation import label
 
 Track: TypeAlias = Callable[[Sequence[Any], str], Iterable[Any]]
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxloss.arrays import Array
 from boxloss.compare.evaluation import Evaluation
 from boxloss.compare.frame import framed, unframed
 from boxloss.compare.pairs import Pairs, Rows
+from boxloss.contract.arrays import Array
 from boxloss.losses import Loss
 
 STEPS = 30

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
 
 
 class Distribution(NamedTuple):

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxloss.arrays import Array
-from boxloss.client import Client
+from boxloss.calls.client import Client
 from boxloss.compare.frame import framed_gradient
 from boxloss.compare.pairs import Pairs, Rows
+from boxloss.contract.arrays import Array
 from boxloss.losses import IoU, Loss
 
 _LEAST_MEAN = 1e-3

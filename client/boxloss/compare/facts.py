@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxloss.arrays import Array
 from boxloss.audit.image import Flags
 from boxloss.compare.distribution import Distribution
 from boxloss.compare.frame import framed
 from boxloss.compare.pairs import Pairs
 from boxloss.compare.slopes import DONE
+from boxloss.contract.arrays import Array
 
 OFF = 0.2
 """Share by which a side, or the ratio of the sides, may be off before it counts."""

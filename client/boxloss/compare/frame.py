@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
 
 
 def framed(boxes: Array, targets: Array) -> Array:

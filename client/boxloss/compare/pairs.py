@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from boxloss.arrays import Array
 from boxloss.audit.image import Id, Image, Labels, Predictions
 from boxloss.audit.matching import NONE, Matching, match
-from boxloss.client import Client
+from boxloss.calls.client import Client
+from boxloss.contract.arrays import Array
 
 Rows: TypeAlias = NDArray[np.int64]
 

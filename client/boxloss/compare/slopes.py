@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxloss.arrays import Array
+from boxloss.contract.arrays import Array
 
 FLAT = 0.01
 """A slope below counts as none."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses.loss import Loss, parameter
-from boxloss.parameters import Choice, Number
+from boxloss.losses.parameters import Choice, Number
 
 __all__ = ["L1", "L2", "BalancedL1", "BoundedIoU", "Coordinates", "Huber", "NWD", "SmoothL1"]
 

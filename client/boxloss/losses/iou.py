@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from boxloss.losses.loss import Loss, PenaltyLoss, parameter
-from boxloss.parameters import Choice, Integer, Number
+from boxloss.losses.parameters import Choice, Integer, Number
 
 __all__ = ["CIoU", "DIoU", "EIoU", "GIoU", "IoU", "MPDIoU", "PIoU", "PIoUv2", "SIoU", "ShapeIoU", "WIoU"]
 

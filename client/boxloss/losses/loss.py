@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from boxloss.errors import InvalidInputError, Violation
-from boxloss.parameters import Choice, Integer, Number, Switch
+from boxloss.losses.parameters import Choice, Integer, Number, Switch
 
 CATALOGUE: dict[str, type[Loss]] = {}
 """Every loss by its name."""

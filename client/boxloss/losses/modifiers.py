@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses.loss import Base, Loss, PenaltyLoss, parameter
-from boxloss.parameters import Number, Switch
+from boxloss.losses.parameters import Number, Switch
 
 __all__ = ["AlphaIoU", "Focal", "FocalEIoU", "Focaler", "Inner"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boxloss.losses.loss import Loss, parameter
-from boxloss.parameters import Choice, Number
+from boxloss.losses.parameters import Choice, Number
 
 __all__ = ["BCD", "GWD", "KLD", "KFIoU", "ProbIoU"]
 

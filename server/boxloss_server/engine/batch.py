@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from boxloss.contract.words import COLUMNS
 from boxloss.errors import InvalidInputError
 from boxloss.losses import Loss, WIoU
-from boxloss.words import COLUMNS
 from boxloss_server.engine.formats import unit_box
 from boxloss_server.engine.pairs import NO_ROWS, Array, Evaluation, Pairs, Rows, Score, Scores
 from boxloss_server.engine.validity import violations

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from boxloss.words import COLUMNS, BoxFormat
+from boxloss.contract.words import COLUMNS, BoxFormat
 from boxloss_server.losses import Geometry, OrientedGeometry
 from boxloss_server.losses.polygons import rectangle_corners
 

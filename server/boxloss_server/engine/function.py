@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boxloss.contract.words import COLUMNS
 from boxloss.losses import Loss
-from boxloss.parameters import Number
-from boxloss.words import COLUMNS
+from boxloss.losses.parameters import Number
 from boxloss_server.engine.formats import geometry_of, misshapen, unit_box, unusable
 from boxloss_server.engine.pairs import Evaluation, Matrix
 from boxloss_server.losses import evaluate, ratio, similarity

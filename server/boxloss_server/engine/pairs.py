@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from boxloss.contract.words import BoxFormat, Reduction
 from boxloss.losses import Loss
-from boxloss.words import BoxFormat, Reduction
 
 Precision = Literal["float32", "float64"]
 Array = NDArray[np.floating]

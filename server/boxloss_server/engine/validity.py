@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from boxloss.contract.words import BoxFormat
 from boxloss.errors import Violation
-from boxloss.words import BoxFormat
 from boxloss_server.engine.formats import LARGEST, misshapen, unusable
 from boxloss_server.engine.pairs import Array, Rows
 

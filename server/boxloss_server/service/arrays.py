@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxloss.bulk import Part
+from boxloss.contract.bulk import Part
+from boxloss.contract.wire import refuse_unknown_fields
+from boxloss.contract.words import COLUMNS, BoxFormat
 from boxloss.errors import Violation
 from boxloss.v1 import array_pb2
-from boxloss.wire import refuse_unknown_fields
-from boxloss.words import COLUMNS, BoxFormat
 from boxloss_server.engine.pairs import Array
 from boxloss_server.engine.validity import named_rows
 

@@ -15,10 +15,10 @@ from boxloss.audit.overlaps import Overlaps
 from boxloss.audit.rules import ImageAudit, Rules, audit_image
 from boxloss.audit.summary import Tally
 from boxloss.audit.wire import audit_to_message, image_from_message, rules_from_message, summary_to_message
+from boxloss.contract.wire import refuse_unknown_fields
 from boxloss.errors import InputError, InvalidInputError, RequestTooLargeError, Violation
 from boxloss.v1.array_pb2 import Array
 from boxloss.v1.audit_service_pb2 import AuditImage, AuditRequest, AuditResponse
-from boxloss.wire import refuse_unknown_fields
 from boxloss_server.batching import Batcher, Quotas, UntilWritten
 from boxloss_server.engine.overlaps import ImageBoxes, Overlap
 from boxloss_server.security import Access, Context

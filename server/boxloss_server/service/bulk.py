@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from boxloss.bulk import Part, field
+from boxloss.contract.bulk import Part, field
 from boxloss.errors import RequestTooLargeError, Violation
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss_server.service.fields import GROUP, fields_of

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from google.protobuf.descriptor import EnumDescriptor
 
+from boxloss.contract.wire import enum_choices, loss_from_message, refuse_unknown_fields
+from boxloss.contract.words import COLUMNS, BoxFormat, Reduction
 from boxloss.errors import InvalidInputError, RequestTooLargeError, UnsupportedError, Violation
 from boxloss.losses import CIoU, DIoU, EIoU, GIoU, IoU, Loss
 from boxloss.v1 import array_pb2, loss_pb2, loss_service_pb2
-from boxloss.wire import enum_choices, loss_from_message, refuse_unknown_fields
-from boxloss.words import COLUMNS, BoxFormat, Reduction
 from boxloss_server.engine import Evaluation, Grid, Matrix, Pairs
 from boxloss_server.engine.pairs import NO_ROWS, Array, Precision
 from boxloss_server.engine.validity import invalid_rows, violations

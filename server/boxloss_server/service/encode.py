@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 
-from boxloss.bulk import Part, array_field, elements_of, field
+from boxloss.contract.bulk import Part, array_field, elements_of, field
 from boxloss.v1 import array_pb2, loss_service_pb2
 from boxloss.v1.loss_service_pb2 import EvaluateResponse, EvaluateStreamResponse, LossResult, PairwiseIouResponse
 from boxloss_server.batching import Outcome

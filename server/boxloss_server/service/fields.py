@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 
-from boxloss.bulk import Part
+from boxloss.contract.bulk import Part
 
 VARINT, LENGTH, GROUP = 0, 2, 3
 """Wire types."""

@@ -13,11 +13,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from boxloss.bulk import Part
+from boxloss.contract.bulk import Part
+from boxloss.contract.wire import describe, refuse_unknown_fields
 from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
-from boxloss.wire import describe, refuse_unknown_fields
 from boxloss_server import __version__
 from boxloss_server.batching import Batcher, Outcome, Quotas, UntilWritten
 from boxloss_server.security import Access, Context

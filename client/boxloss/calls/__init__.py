@@ -1,0 +1,1 @@
+"""Internal: the clients, and how what they are asked becomes messages and answers become results."""

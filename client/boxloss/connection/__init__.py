@@ -1,0 +1,1 @@
+"""Internal: the channel to the servers, with its credentials, retries, statuses and traces."""

@@ -1,0 +1,1 @@
+"""Internal: Python values as messages of the contract, and back. Client and server share it."""
