@@ -48,7 +48,7 @@ def main(
     memory_seconds: Annotated[float | None, typer.Option(min=1, help="Time to watch memory; 60 unless given.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = Path("build/bench"),
     server_cores: Annotated[str, typer.Option(help="Cores of the contenders, as 0,1; all unless given.")] = "",
-    load_cores: Annotated[str, typer.Option(help="Cores of the load, likewise.")] = "",
+    load_cores: Annotated[str, typer.Option(help="Cores of the load, as 0,1; all unless given.")] = "",
     flags: Annotated[str, typer.Option(help="More flags of boxloss-server, as --flags='--threads=1'.")] = "",
 ) -> None:
     """Measures boxloss beside its limits and its peers, under the same load on the same cores."""

@@ -46,7 +46,7 @@ class Cost:
         pictures: in a batch.
         pairs: of boxes in it.
         steps: seconds of a step, in-process and remote.
-        losses: seconds of the box loss and its gradient alone, likewise.
+        losses: seconds of the box loss and its gradient alone, in-process and remote.
     """
 
     pictures: int
@@ -92,16 +92,16 @@ def cost(batch: Batch, remote: LossFunction, rounds: int) -> Cost:
     """
     torch.manual_seed(0)
     model = Detector()
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
     positive = batch.targets.positive
     boxes = model(batch.pixels).boxes[positive].detach()
     targets = batch.targets.boxes[positive]
 
     def step(box_loss: LossFunction) -> None:
         loss = loss_of(model(batch.pixels), batch.targets, box_loss)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.autograd.backward(loss)
-        optimiser.step()
+        optimizer.step()
 
     def loss_alone(box_loss: LossFunction) -> None:
         predictions = boxes.detach().requires_grad_()

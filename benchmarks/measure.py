@@ -23,7 +23,7 @@ from benchmarks.workload import STREAM_MESSAGES, Workload, frame, stream_answer
 
 Generator = Literal["h2load", "callers"]
 
-_PATIENCE = 60.0
+_CELL_TIME = 60.0
 """Seconds that a cell may have taken when a round begins."""
 _EXECUTION_BYTES = 24
 """By so much may the service's answers differ in size: they tell times."""
@@ -101,7 +101,7 @@ def compare(
             measures[name] = prepare(contender)
             cell.samples[name] = []
     for turn in range(repeats):
-        if turn and time.monotonic() - started > _PATIENCE:
+        if turn and time.monotonic() - started > _CELL_TIME:
             break
         order = list(measures)
         shift = turn % max(len(order), 1)

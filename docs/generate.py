@@ -44,7 +44,7 @@ GRADIENTS = {
     "nwd": "Of everything in the formula; 0 for identical boxes.",
     "iou": "Of everything in the formula; 0 where the boxes do not overlap, and below the floor of the logarithm.",
     "ciou": "The trade-off alpha is constant.",
-    "siou": "Of everything in the formula, A too; where the centres meet, A is 0 and has no gradient.",
+    "siou": "Of everything in the formula, A too; where the centers meet, A is 0 and has no gradient.",
     "wiou": "c and the factor r are constant.",
     "piou_v2": "Of everything in the formula, the attention too.",
     "alpha_iou": "Of everything in the formula, but for what the base holds constant. A term of 0 has no gradient.",
@@ -100,17 +100,17 @@ PICTURES = {
     "nested": Picture(
         "A small box slides into the target, and grows in it",
         "Inside the target GIoU is the IoU loss: like PIoU, it does not see where the box is, which DIoU, CIoU, EIoU "
-        "and SIoU do; about the centre DIoU and CIoU are the IoU loss too.",
+        "and SIoU do; about the center DIoU and CIoU are the IoU loss too.",
         ("iou", "giou", "diou", "ciou", "eiou", "siou", "piou"),
     ),
     "proportional": Picture(
-        "A box about the target's centre grows, or changes its proportions",
+        "A box about the target's center grows, or changes its proportions",
         "With the target's proportions CIoU's v is 0, and CIoU, DIoU, GIoU and IoU are one, while EIoU, SIoU and PIoU "
         "compare the sides; with other proportions, v adds little.",
         ("iou", "giou", "diou", "ciou", "eiou", "siou", "piou"),
     ),
     "field": Picture(
-        "Where descent moves the centre of a box",
+        "Where descent moves the center of a box",
         "A square around a target twice as wide: apart from it, IoU and Focal-EIoU do not pull, Bounded IoU only along "
         "the axis in which the offset is small, DIoU and EIoU little or outwards there, and PIoU v2 leads away.",
         (
@@ -130,7 +130,7 @@ PICTURES = {
         ),
     ),
     "oriented": Picture(
-        "An oriented box turns about the target's centre, or slides along its long side",
+        "An oriented box turns about the target's center, or slides along its long side",
         "The losses of Gaussians do not see a square turn; IoU and then ProbIoU are flat past the target, GWD nearly "
         "everywhere, as it depends on the boxes' unit; GIoU leads long boxes that nearly cross to a right angle.",
         ("iou", "giou", "prob_iou", "gwd", "kld", "bcd", "kf_iou"),

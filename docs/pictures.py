@@ -142,7 +142,7 @@ def slide() -> Figure:
         _panel(axes, x, value, gradient[0])
         axes.set_title(title, pad=3)
         axes.set(xticks=(-1, 0, 1, 3, 5))
-    figure.supxlabel("offset of the centres, in sides of the target", fontsize=8)
+    figure.supxlabel("offset of the centers, in sides of the target", fontsize=8)
     _legend(figure, *_panel_handles())
     return figure
 
@@ -160,17 +160,17 @@ def nested() -> Figure:
     for axes in (loss, slope):
         for edge in (-0.25, 0.25):
             axes.axvline(edge, color=BLACK, linewidth=0.6, linestyle=":")
-        axes.set_xlabel("offset of the centres; dotted: inside the target")
+        axes.set_xlabel("offset of the centers; dotted: inside the target")
     loss.set_title("a box of half the sides slides through: loss")
     slope.set_title("its slope along the way")
-    growth.set_title("a box grows about the target's centre: loss")
+    growth.set_title("a box grows about the target's center: loss")
     growth.set_xlabel("its sides")
     _legend(figure, *loss.get_lines()[: len(LINES)])
     return figure
 
 
 def proportional() -> Figure:
-    """Boxes about the target's centre: of its proportions, and of its area."""
+    """Boxes about the target's center: of its proportions, and of its area."""
     figure, (loss, slope, shape) = pyplot.subplots(1, 3, figsize=(9.6, 3.3))
     scale = np.geomspace(0.2, 3, 300)
     aspect = np.geomspace(1 / 8, 8, 301)
@@ -193,7 +193,7 @@ def proportional() -> Figure:
 
 
 def field() -> Figure:
-    """Where descent moves the centre of a square around a target twice as wide."""
+    """Where descent moves the center of a square around a target twice as wide."""
     figure, grid = pyplot.subplots(3, 4, figsize=(9.6, 6.6), sharex=True, sharey=True)
     x, y = np.meshgrid(np.linspace(-3.75, 3.75, 16), np.linspace(-2.75, 2.75, 12))
     for axes, (title, loss) in zip(grid.flat, FIELDS.items(), strict=True):
@@ -230,7 +230,7 @@ def field() -> Figure:
 
 
 def oriented() -> Figure:
-    """Losses of oriented boxes as a box turns about the target's centre, or slides along its long side."""
+    """Losses of oriented boxes as a box turns about the target's center, or slides along its long side."""
     figure, grid = pyplot.subplots(3, len(ORIENTED), figsize=(9.6, 5.2), sharey=True)
     x = np.linspace(-2, 8, 500)
     for column, (title, loss) in enumerate(ORIENTED.items()):
@@ -252,7 +252,7 @@ def oriented() -> Figure:
 def evaluate(
     loss: Loss, x: ArrayLike, y: ArrayLike, width: ArrayLike, height: ArrayLike, target: Sequence[float] = (1, 1)
 ) -> tuple[Array, Array]:
-    """Losses of boxes given by centre and sides, against a target around the origin; gradients in the same four."""
+    """Losses of boxes given by center and sides, against a target around the origin; gradients in the same four."""
     planes = np.broadcast_arrays(*(np.asarray(each, dtype=np.float64) for each in (x, y, width, height)))
     boxes = torch.from_numpy(np.stack(planes)).requires_grad_()
     pairs = boxes.reshape(4, -1)
@@ -332,7 +332,7 @@ def draw(folder: Path) -> None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         pyplot.close(figure)
-        # A palette of 128 colours is a third as large.
+        # A palette of 128 colors is a third as large.
         Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
             folder / f"{picture.__name__}.png", optimize=True
         )

@@ -18,7 +18,7 @@ features = torch.rand(64, 8)
 corners, sides = features[:, :2] * 5, features[:, 2:4] * 4 + 1
 targets = torch.cat([corners, corners + sides], dim=1)
 model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
-optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
 # box_loss = nn.SmoothL1Loss(reduction="sum")  # Before: computed in this process.
 box_loss = BoxLoss(client, boxloss.SmoothL1(), "sum")  # After: by a server, which has CIoU and many more, too.
@@ -28,8 +28,8 @@ with client:
         corners, sides = model(features).split(2, dim=1)
         predictions = torch.cat([corners, corners + nn.functional.softplus(sides)], dim=1)
         loss = box_loss(predictions, targets)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if step % 50 == 0:
             print(f"step {step:3}: loss {loss.item():.3f}")

@@ -12,9 +12,9 @@ FORMATS = ("xyxy", "xywh", "cxcywh")
 
 def random_boxes(rng: np.random.Generator, count: int, size: float = 100.0) -> NDArray[Any]:
     """Corner boxes of shape (count, 4), sides of 1/100 to all of `size`, many of which overlap."""
-    centre = rng.uniform(0, size, (count, 2))
+    center = rng.uniform(0, size, (count, 2))
     half = rng.uniform(size / 200, size / 2, (count, 2))
-    return np.hstack([centre - half, centre + half])
+    return np.hstack([center - half, center + half])
 
 
 def from_corners(boxes: NDArray[Any], box_format: str) -> NDArray[Any]:

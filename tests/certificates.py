@@ -51,7 +51,7 @@ class Pair:
 
     Args:
         certificate: its file.
-        key: likewise.
+        key: its file.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:

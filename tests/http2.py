@@ -15,7 +15,7 @@ from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class Http2Client:
@@ -31,7 +31,7 @@ class Http2Client:
         # To h2 a GOAWAY is the end; to HTTP/2, and to gRPC, what is under way goes on.
         self.http2._frame_dispatch_table[GoAwayFrame] = lambda frame: ([], [ConnectionTerminated()])
         self.http2.local_settings = Settings(client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: window})
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
         self.http2.initiate_connection()
         self._flush()
         self.read_until(RemoteSettingsChanged)
@@ -98,7 +98,7 @@ class Http2Client:
         with contextlib.suppress(TimeoutError):
             while True:
                 self.read()
-        self.socket.settimeout(_PATIENCE)
+        self.socket.settimeout(_TIMEOUT)
 
     def until_closed(self) -> None:
         """Waits until the server closes the connection, answering nothing."""

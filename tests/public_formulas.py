@@ -44,7 +44,7 @@ class Pair:
 
 
 def elementwise(loss: Formula, reduction: str = "sum", center: bool = False, **more: Any) -> Formula:
-    """A loss of torch.nn.functional over corner coordinates, or over centre, width and height."""
+    """A loss of torch.nn.functional over corner coordinates, or over center, width and height."""
 
     def formula(prediction: Tensor, target: Tensor) -> Tensor:
         if center:
@@ -184,7 +184,7 @@ def paddle_diou(prediction: Tensor, target: Tensor, complete: bool = True, eps: 
 
 
 def paddle_siou(prediction: Tensor, target: Tensor) -> Tensor:
-    """SIoULoss: nothing keeps its sine from being 0 / 0 where the centres meet."""
+    """SIoULoss: nothing keeps its sine from being 0 / 0 where the centers meet."""
     return siou(prediction, target, eps=0)
 
 
@@ -309,7 +309,7 @@ def wiou_ciou(prediction: Tensor, target: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 def wiou_eiou(prediction: Tensor, target: Tensor) -> Tensor:
-    """EIoU of Instinct323/wiou: takes the centres' offsets for the differences of the sizes."""
+    """EIoU of Instinct323/wiou: takes the centers' offsets for the differences of the sizes."""
     pair = Pair(prediction, target)
     return 1 - pair.I / pair.U + pair.rho2 / pair.c2 + (pair.dx / pair.cw) ** 2 + (pair.dy / pair.ch) ** 2
 
@@ -331,8 +331,8 @@ def inner(prediction: Tensor, target: Tensor, base: Formula, ratio: float, eps: 
     """malagoutou/Inner-IoU: the IoU of the scaled boxes in place of the IoU, except in CIoU's trade-off."""
 
     def scale(boxes: Tensor) -> Tensor:
-        centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-        return torch.cat([centre - ratio * half, centre + ratio * half], -1)
+        center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+        return torch.cat([center - ratio * half, center + ratio * half], -1)
 
     pair, scaled = Pair(prediction, target), Pair(scale(prediction), scale(target))
     return base(prediction, target, eps=eps) + pair.I / (pair.U + eps) - scaled.I / (scaled.U + eps)

@@ -156,7 +156,7 @@ def test_the_json_file_sums_up_and_names_what_did_not_join(audit: Run) -> None:
     assert content["summary"]["classes"]["cat"]["labels"] == 2
     assert content["summary"]["images"] == 3
     assert [problem["place"] for problem in content["problems"]] == ["annotations[4]"]
-    assert any("labelled images have no predictions" in note for note in content["mismatches"])
+    assert any("labeled images have no predictions" in note for note in content["mismatches"])
 
 
 def test_the_terminal_tells_it_too(audit: Run) -> None:

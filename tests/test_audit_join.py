@@ -116,7 +116,7 @@ def test_ids_of_other_pictures_do_not_join() -> None:
     assert told(joined) == [
         "2 ids name different pictures in labels and predictions; file names decide there: 1 is a.jpg and b.jpg, "
         "2 is b.jpg and c.jpg",
-        "1 labelled images have no predictions; say complete if the model saw them: a.jpg",
+        "1 labeled images have no predictions; say complete if the model saw them: a.jpg",
         "1 predicted images have no labels, not even an empty list; correct their ids or names: c.jpg",
     ]
 
@@ -147,7 +147,7 @@ def test_an_image_without_boxes_is_known_and_one_that_is_missing_is_not() -> Non
     assert pairs(joined) == {"a.jpg": 1, "b.jpg": 0}
     assert [image.image_id for image in joined.images] == ["a.jpg", "b.jpg", "c.jpg"]
     assert told(joined) == [
-        "1 labelled images have no predictions; say complete if the model saw them: c.jpg",
+        "1 labeled images have no predictions; say complete if the model saw them: c.jpg",
         "1 predicted images have no labels, not even an empty list; correct their ids or names: d.jpg",
     ]
 
@@ -156,7 +156,7 @@ def test_complete_predictions_found_nothing_where_they_say_nothing() -> None:
     joined = join(source(image("a.jpg"), image("b.jpg")), source(found("a.jpg")), complete=True)
     assert pairs(joined) == {"a.jpg": 1, "b.jpg": 0}
     assert told(joined) == [
-        "1 labelled images have no predictions; the model, which saw all, found nothing there: b.jpg"
+        "1 labeled images have no predictions; the model, which saw all, found nothing there: b.jpg"
     ]
 
 
@@ -183,7 +183,7 @@ def test_images_whose_labels_could_not_be_read_are_no_empty_images() -> None:
     assert len(problems) == 2
     assert pairs(joined) == {"b.jpg": 1}
     assert told(joined) == [
-        "2 labelled images have boxes that could not be read; what lies there may pass for unlabelled, so those "
+        "2 labeled images have boxes that could not be read; what lies there may pass for unlabeled, so those "
         "without any other are left out: a.jpg, b.jpg"
     ]
 
@@ -389,7 +389,7 @@ def test_seven_formats_join_four_layouts_by_stem_and_class(
         "2007_000676",
         "2007_001377",
     }
-    assert any(note.startswith("2 labelled images have no predictions") for note in notes)
+    assert any(note.startswith("2 labeled images have no predictions") for note in notes)
     assert not any("class" in note for note in notes)
     reference = joined_voc("pascalvoc_format", "coco_format", {})
     sizes = {parts(str(image.file_name))[-1]: (image.width or 0, image.height or 0) for image in reference.images}
@@ -457,7 +457,7 @@ def test_no_image_joins_twice_and_none_is_lost(mine: list[str], theirs: list[str
     assert [image.file_name for image in joined.images] == mine
     matched = len(pairs(joined))
     counts = {mismatch.what.split(" images have no ")[0]: mismatch.count for mismatch in joined.mismatches}
-    assert counts.get("labelled", 0) == len(mine) - matched
+    assert counts.get("labeled", 0) == len(mine) - matched
     assert counts.get("predicted", 0) == len(theirs) - matched
     for name in set(mine):
         if mine.count(name) == 1 and theirs.count(name) == 1:

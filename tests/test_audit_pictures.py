@@ -24,8 +24,8 @@ def halves(width: int, height: int) -> Picture.Image:
     return Picture.fromarray(pixels)
 
 
-def colour(uri: str | None) -> tuple[int, int, int]:
-    """The colour in the middle of a cut."""
+def color(uri: str | None) -> tuple[int, int, int]:
+    """The color in the middle of a cut."""
     assert uri is not None
     kind, _, data = uri.partition(",")
     assert kind == "data:image/jpeg;base64"
@@ -67,8 +67,8 @@ def test_a_cut_is_where_the_labels_mean_it(tmp_path: Path, size: tuple[float, fl
     width, height = size or (80, 40)
     pictures = Pictures(tmp_path)
     left, right = (0, 0, width / 2, height), (width / 2, 0, width, height)
-    assert colour(pictures.cut(None, "a", size, left, 30)) == pytest.approx(RED, abs=10)
-    assert colour(pictures.cut(None, "a", size, right, 30)) == pytest.approx(BLUE, abs=10)
+    assert color(pictures.cut(None, "a", size, left, 30)) == pytest.approx(RED, abs=10)
+    assert color(pictures.cut(None, "a", size, right, 30)) == pytest.approx(BLUE, abs=10)
     assert not pictures.missing
 
 
@@ -79,10 +79,10 @@ def test_a_turned_picture_is_cut_as_it_is_shown(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path)
     assert pictures.size(None, "a.jpg") == (40, 80)
     top, bottom = (0, 0, 40, 40), (0, 40, 40, 80)
-    assert colour(pictures.cut(None, "a.jpg", (40, 80), top, 30)) == pytest.approx(RED, abs=12)
-    assert colour(pictures.cut(None, "a.jpg", (40, 80), bottom, 30)) == pytest.approx(BLUE, abs=12)
+    assert color(pictures.cut(None, "a.jpg", (40, 80), top, 30)) == pytest.approx(RED, abs=12)
+    assert color(pictures.cut(None, "a.jpg", (40, 80), bottom, 30)) == pytest.approx(BLUE, abs=12)
     stored = pictures.cut(None, "a.jpg", (80, 40), (40, 0, 80, 40), 30)  # These labels ignore how it is turned.
-    assert colour(stored) == pytest.approx(BLUE, abs=12)
+    assert color(stored) == pytest.approx(BLUE, abs=12)
 
 
 def test_cuts_are_small(tmp_path: Path) -> None:

@@ -253,11 +253,11 @@ boxes = st.tuples(sides, sides, sides, sides).map(
 )
 names = st.text("abcxyz ", min_size=1, max_size=8).filter(lambda name: name == " ".join(name.split()))
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-labelled = st.lists(st.tuples(names, boxes.filter(lambda box: box[0] < box[2] and box[1] < box[3])), max_size=5)
+labeled = st.lists(st.tuples(names, boxes.filter(lambda box: box[0] < box[2] and box[1] < box[3])), max_size=5)
 
 
 @settings(max_examples=30, deadline=None)
-@given(labelled)
+@given(labeled)
 def test_coco_text_csv_and_voc_give_back_what_was_written(tmp_path_factory: Any, wanted: list[Any]) -> None:
     root = tmp_path_factory.mktemp("round")
     table = sorted({name for name, _ in wanted})

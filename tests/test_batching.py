@@ -302,7 +302,7 @@ async def test_at_its_deadline_a_request_is_late(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("pairs", [1, LARGE + 1], ids=["on the loop", "in the worker"])
-async def test_a_request_that_fails_harms_no_neighbour(pairs: int) -> None:
+async def test_a_request_that_fails_harms_no_neighbor(pairs: int) -> None:
     room = Room(batch_pairs=1000 * pairs)
     room.work.gate.clear()
     first = room.submit("first", LARGE + 1)  # Holds the worker, so that the others share a batch there.

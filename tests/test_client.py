@@ -275,7 +275,7 @@ def test_oriented_boxes_have_one_loss_in_degrees_radians_and_as_quads(client: bo
         np.testing.assert_allclose(
             in_degrees.gradient * [1, 1, 1, 1, 180 / np.pi], in_radians.gradient, rtol=1e-7, atol=1e-9
         )
-        # Moving the centre moves all corners.
+        # Moving the center moves all corners.
         moved = as_quads.gradient.reshape(-1, 4, 2).sum(1)
         np.testing.assert_allclose(moved, in_radians.gradient[:, :2], rtol=1e-7, atol=1e-9)
 

@@ -37,14 +37,14 @@ def pairs_of(predictions: Any, targets: Any, diagonals: Any = 500.0) -> Pairs:
 
 
 def random_pairs(count: int, *, offset: float, growth: float, side: float = 60.0, spread: float = 0.5) -> Pairs:
-    """Labels of random sizes, and predictions whose centres and sides are off by parts of them."""
+    """Labels of random sizes, and predictions whose centers and sides are off by parts of them."""
     random = np.random.default_rng(7)
     sides = side * np.exp(random.normal(0, spread, (count, 2)))
-    centres = random.uniform(100, 500, (count, 2))
-    centres_found = centres + random.normal(0, offset, (count, 2)) * sides
+    centers = random.uniform(100, 500, (count, 2))
+    centers_found = centers + random.normal(0, offset, (count, 2)) * sides
     sides_found = sides * np.exp(random.normal(0, growth, (count, 2)))
-    boxes = np.hstack([centres_found - sides_found / 2, centres_found + sides_found / 2])
-    return pairs_of(boxes, np.hstack([centres - sides / 2, centres + sides / 2]))
+    boxes = np.hstack([centers_found - sides_found / 2, centers_found + sides_found / 2])
+    return pairs_of(boxes, np.hstack([centers - sides / 2, centers + sides / 2]))
 
 
 def ious(a: Array, b: Array) -> Array:

@@ -21,7 +21,7 @@ from examples.detector.__main__ import main
 from examples.detector.agreement import Agreement, apart, nudge
 from examples.detector.assignment import assign
 from examples.detector.evaluation import average_precision, detect, quality, without_repeats
-from examples.detector.model import STRIDE, Detector, cell_centres
+from examples.detector.model import STRIDE, Detector, cell_centers
 from examples.detector.pictures import CLASSES, MOST, NOISE, SIDE, Picture, pictures
 from examples.detector.training import SPEC, Recipe, Trained, batch_of, deterministic, held_out, in_process, train
 from PIL import Image
@@ -104,14 +104,14 @@ def test_pictures_have_several_shapes_apart_from_each_other() -> None:
 def test_an_object_has_the_cells_in_the_middle_half_of_its_box() -> None:
     box = torch.tensor([[8.0, 8, 40, 24]])
     targets = assign(box, torch.tensor([2]))
-    assert cell_centres()[targets.positive].tolist() == [[20, 12], [28, 12], [20, 20], [28, 20]]
+    assert cell_centers()[targets.positive].tolist() == [[20, 12], [28, 12], [20, 20], [28, 20]]
     assert targets.classes[targets.positive].tolist() == [2, 2, 2, 2]
     assert torch.equal(targets.boxes[targets.positive], box.expand(4, 4))
     assert not targets.classes[~targets.positive].any()
     assert not targets.boxes[~targets.positive].any()
 
 
-def test_every_object_has_the_cell_around_its_centre() -> None:
+def test_every_object_has_the_cell_around_its_center() -> None:
     for picture in drawn():
         targets = assign(picture.boxes, picture.classes)
         for box, number in zip(picture.boxes, picture.classes, strict=True):
@@ -125,16 +125,16 @@ def test_every_object_has_the_cell_around_its_centre() -> None:
 def test_the_smallest_object_has_a_cell_that_several_ask_for() -> None:
     boxes = torch.tensor([[0.0, 0, 64, 64], [22, 22, 34, 34]])
     targets = assign(boxes, torch.tensor([0, 1]))
-    small = cell_centres()[targets.classes == 1]
+    small = cell_centers()[targets.classes == 1]
     assert small.tolist() == [[28, 28]]
     assert targets.positive.sum() == 16
 
 
-def test_a_cell_predicts_a_box_around_its_centre() -> None:
+def test_a_cell_predicts_a_box_around_its_center() -> None:
     boxes = Detector()(batch_of(RECIPE, 0).pixels).boxes
     assert boxes.shape == (RECIPE.batch, (SIDE // STRIDE) ** 2, 4)
-    assert (boxes[..., :2] < cell_centres()).all()
-    assert (boxes[..., 2:] > cell_centres()).all()
+    assert (boxes[..., :2] < cell_centers()).all()
+    assert (boxes[..., 2:] > cell_centers()).all()
 
 
 def test_detections_of_the_same_object_count_once() -> None:

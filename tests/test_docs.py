@@ -118,10 +118,10 @@ SIDE = 20.0
 def at(
     loss: Loss, x: float = 0, y: float = 0, width: float = 1, height: float = 1, running_mean: float = 0.3
 ) -> tuple[float, Tensor]:
-    """A loss and its gradient in centre and sides, which are in sides of the target, a square of 20 pixels around 0."""
+    """A loss and its gradient in center and sides, which are in sides of the target, a square of 20 pixels around 0."""
     box = torch.tensor([x, y, width, height], dtype=torch.float64, requires_grad=True)
-    centre, reach = box[:2] * SIDE, box[2:] * SIDE / 2
-    prediction = torch.cat([centre - reach, centre + reach])[None]
+    center, reach = box[:2] * SIDE, box[2:] * SIDE / 2
+    prediction = torch.cat([center - reach, center + reach])[None]
     target = torch.tensor([[-SIDE, -SIDE, SIDE, SIDE]], dtype=torch.float64) / 2
     value = losses.box_loss(prediction, target, loss, image_size=(640, 480), running_mean=running_mean)
     (gradient,) = torch.autograd.grad(value.sum(), box)
@@ -189,7 +189,7 @@ def test_giou_grows_boxes_apart_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("loss", [DIoU(), WIoU()], ids=notation.label)
-def test_boxes_about_one_centre_are_compared_by_iou_alone(loss: Loss) -> None:
+def test_boxes_about_one_center_are_compared_by_iou_alone(loss: Loss) -> None:
     for sides in ((0.5, 0.3), (3, 2), (0.4, 2)):
         (value, slope), (iou, iou_slope) = at(loss, 0, 0, *sides), at(IoU(), 0, 0, *sides)
         assert value == pytest.approx(iou)
@@ -258,7 +258,7 @@ def test_focaler_does_not_see_good_pairs() -> None:
     assert not at(Focaler(IoU()), 0.01)[1].any()
 
 
-def test_bounded_iou_sees_a_centre_within_the_target_only() -> None:
+def test_bounded_iou_sees_a_center_within_the_target_only() -> None:
     assert at(BoundedIoU(), 0.49, 0.2)[1][0] > 0
     assert at(BoundedIoU(), 0.51, 0.2)[1][0] == 0
 

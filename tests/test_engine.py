@@ -140,7 +140,7 @@ def test_a_device_that_is_not_here_is_named(device: str) -> None:
         find_device(device)
 
 
-def test_a_request_with_invalid_boxes_gets_its_error_and_harms_no_neighbour(engine: Engine) -> None:
+def test_a_request_with_invalid_boxes_gets_its_error_and_harms_no_neighbor(engine: Engine) -> None:
     good, bad = pairs(13, 4), pairs(14, 4)
     bad.predictions[2, 2] = -1e9
     bad.targets[1, 0] = np.nan

@@ -143,7 +143,7 @@ def until_more(answers: Callable[[], int], more: int = 20) -> None:
 
 @pytest.mark.parametrize("pairs", [1, LARGE], ids=["on the loop", "in the worker"])
 @pytest.mark.parametrize(("fault", "code"), [(FAILS, "INTERNAL"), (LACKS_MEMORY, "RESOURCE_EXHAUSTED")])
-def test_a_request_that_fails_harms_no_neighbour(server: ServerProcess, fault: float, code: str, pairs: int) -> None:
+def test_a_request_that_fails_harms_no_neighbor(server: ServerProcess, fault: float, code: str, pairs: int) -> None:
     before = failures(server)
     faults = [fault if i in (5, 40) else 0.0 for i in range(64)]
     for crowd in range(1, 21):
@@ -151,9 +151,9 @@ def test_a_request_that_fails_harms_no_neighbour(server: ServerProcess, fault: f
         assert codes == [code if first else "OK" for first in faults]
         failed = failures(server) - before
         assert failed["request"] == 2 * crowd
-        if failed["split"]:  # It had neighbours.
+        if failed["split"]:  # It had neighbors.
             return
-    pytest.fail("no request that failed had neighbours")
+    pytest.fail("no request that failed had neighbors")
 
 
 def test_every_request_that_fails_gets_its_own_error(server: ServerProcess) -> None:

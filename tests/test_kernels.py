@@ -158,7 +158,7 @@ def test_other_parameters_need_no_other_kernel(compiled: Heard, eager: Engine) -
     assert compiled.outcomes == before
 
 
-def test_neighbours_do_not_change_a_bit(compiled: Heard) -> None:
+def test_neighbors_do_not_change_a_bit(compiled: Heard) -> None:
     request = pairs(8, 50, MIXED)
     (alone,) = evaluate(compiled.engine, MIXED, request)
     together = evaluate(compiled.engine, MIXED, pairs(9, 1001, MIXED), request, pairs(10, 77, MIXED))[1]

@@ -15,7 +15,7 @@ from boxloss.calls.aio_coalescer import Coalescer as TaskCoalescer
 from boxloss.calls.aio_coalescer import TaskCall
 from boxloss.calls.coalescer import Coalescer as ThreadCoalescer
 from boxloss.calls.coalescer import ThreadCall
-from boxloss.calls.coalescing import MESSAGE_PAIRS, PLACES, Answer, Call, Lane, Message, Word
+from boxloss.calls.coalescing import MESSAGE_PAIRS, PLACES, Answer, Call, Lane, Message, Verdict
 from boxloss.calls.exchange import Options, Question
 from boxloss.v1 import loss_service_pb2
 from boxloss.v1.array_pb2 import DTYPE_FLOAT32, Array
@@ -284,18 +284,18 @@ def test_threads_that_wait_ride_with_the_one_that_came_last(threads: Threads) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "word"), [(InvalidInputError([]), Word.ALONE), (ServerUnavailableError("away"), Word.LATE)]
+    ("error", "verdict"), [(InvalidInputError([]), Verdict.ALONE), (ServerUnavailableError("away"), Verdict.LATE)]
 )
 def test_threads_whose_message_fails_go_again_alone_unless_its_deadline_has_passed(
-    threads: Threads, error: BoxlossError, word: Word
+    threads: Threads, error: BoxlossError, verdict: Verdict
 ) -> None:
     threads.ride(), threads.ride()
     together = [threads.ride() for _ in range(2)]
     threads.way.end(0)
     until(lambda: len(threads.way.sent) == 3)
     threads.way.end(2, error)
-    if word is Word.LATE:
-        assert [riding.result() for _, riding in together] == [Word.LATE] * 2
+    if verdict is Verdict.LATE:
+        assert [riding.result() for _, riding in together] == [Verdict.LATE] * 2
     else:
         until(lambda: len(threads.way.sent) == 5)
         assert {calls[0] for calls, _ in threads.way.sent[3:]} == {call for call, _ in together}
@@ -332,7 +332,7 @@ def test_a_thread_that_is_interrupted_has_those_that_ride_with_it_go_alone(threa
 def test_a_thread_waits_until_its_deadline_and_takes_no_place_then(threads: Threads) -> None:
     threads.ride(), threads.ride()
     _, late = threads.ride(deadline=0.0)
-    assert late.result() is Word.LATE
+    assert late.result() is Verdict.LATE
     assert not threads.lane._waiting
     threads.way.end(0), threads.way.end(1)
     until(lambda: threads.lane._places == PLACES)
@@ -344,7 +344,7 @@ def test_a_thread_whose_time_is_over_while_it_rides_with_another_leaves_no_place
     threads.ride()
     threads.way.end(0)
     until(lambda: len(threads.way.sent) == 3)
-    assert rides.result() is Word.LATE
+    assert rides.result() is Verdict.LATE
     threads.ride()
     assert len(threads.way.sent) == 3
     for number in (1, 2, 3):
@@ -406,10 +406,10 @@ async def test_tasks_that_wait_ride_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "word"), [(InvalidInputError([]), Word.ALONE), (ServerUnavailableError("away"), Word.LATE)]
+    ("error", "verdict"), [(InvalidInputError([]), Verdict.ALONE), (ServerUnavailableError("away"), Verdict.LATE)]
 )
 async def test_tasks_whose_message_fails_go_again_alone_unless_its_deadline_has_passed(
-    error: BoxlossError, word: Word
+    error: BoxlossError, verdict: Verdict
 ) -> None:
     tasks = Tasks()
     calls = [tasks.ride() for _ in range(4)]
@@ -417,8 +417,8 @@ async def test_tasks_whose_message_fails_go_again_alone_unless_its_deadline_has_
     tasks.way.end(0)
     await tasks.until(lambda: len(tasks.way.sent) == 3)
     tasks.way.end(2, error)
-    if word is Word.LATE:
-        assert [await riding for _, riding in calls[2:]] == [Word.LATE] * 2
+    if verdict is Verdict.LATE:
+        assert [await riding for _, riding in calls[2:]] == [Verdict.LATE] * 2
     else:
         await tasks.until(lambda: len(tasks.way.sent) == 5)
         assert all(len(sent) == 1 for sent, _ in tasks.way.sent[3:])
@@ -479,10 +479,10 @@ async def test_tasks_wait_until_their_deadlines_and_take_no_place_then(clock: Fa
     tasks = busy_tasks()
     began = clock.now
     later, soon, none = (tasks.ride(deadline)[1] for deadline in (began + 2, began + 1, FAR))
-    assert await soon is Word.LATE
+    assert await soon is Verdict.LATE
     assert clock.now == pytest.approx(began + 1, abs=10 * TURN)
     assert not later.done()
-    assert await later is Word.LATE
+    assert await later is Verdict.LATE
     assert clock.now == pytest.approx(began + 2, abs=10 * TURN)
     assert not none.done()
     assert len(tasks.lane._waiting) == 1
@@ -495,7 +495,7 @@ async def test_tasks_wait_until_their_deadlines_and_take_no_place_then(clock: Fa
 async def test_one_task_after_the_other_waits_until_its_deadline(clock: FakeClock) -> None:
     tasks = busy_tasks()
     for _ in range(2):
-        assert await tasks.ride(clock.now + 1)[1] is Word.LATE
+        assert await tasks.ride(clock.now + 1)[1] is Verdict.LATE
     for number in range(PLACES):
         tasks.way.end(number)
     await tasks.until(lambda: tasks.lane._places == PLACES)

@@ -32,7 +32,7 @@ PAIRS: dict[str, tuple[list[float], list[float]]] = {
     "touching corners": (BOX, [10, 7, 12, 9]),
     "nested": ([4, 4, 6, 5], BOX),
     "nested with a common edge": ([2, 4, 6, 5], BOX),
-    "same centre and aspect": ([4, 4, 8, 6], BOX),
+    "same center and aspect": ([4, 4, 8, 6], BOX),
     "tiny": ([1e-6, 1e-6, 3e-6, 2e-6], [1.5e-6, 1e-6, 4e-6, 4e-6]),
     "tiny and large": ([1e-6, 1e-6, 3e-6, 2e-6], [0, 0, 1e6, 1e6]),
     "large": ([1e6, 1e6, 3e6, 2e6], [2e6, 1e6, 4e6, 4e6]),

@@ -58,7 +58,7 @@ precisions = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], id
 
 
 def turned(rng: np.random.Generator, count: int, first: Any, second: Any) -> Pairs:
-    """Pairs from centre, width, height and angle, moved to random places and turned by random angles."""
+    """Pairs from center, width, height and angle, moved to random places and turned by random angles."""
     first, second = (np.broadcast_to(np.array(each, float).reshape(5, -1), (5, count)) for each in (first, second))
     turn = rng.uniform(-math.pi, math.pi, count)
     size = np.maximum(first[2:4].max(0), second[2:4].max(0))
@@ -74,7 +74,7 @@ def turned(rng: np.random.Generator, count: int, first: Any, second: Any) -> Pai
 
 
 def random_rectangles(rng: np.random.Generator, count: int, size: float = 10.0) -> Array:
-    """Centre, sides and angle, shape (5, count); many of them overlap."""
+    """Center, sides and angle, shape (5, count); many of them overlap."""
     return np.stack(
         [
             *rng.uniform(0, size, (2, count)),
@@ -173,8 +173,8 @@ def quads(rng: np.random.Generator, count: int) -> Pairs:
     def some() -> Tensor:
         angle = np.sort(rng.uniform(0, 2 * math.pi, (4, count)), 0)
         angle = np.where(rng.random(count) < 0.5, angle, angle[::-1]) + rng.uniform(0, 2 * math.pi, count)
-        centre, radius = rng.uniform(0, 10, (2, count)), rng.uniform(1, 10, (2, count))
-        points = np.stack([centre[0] + radius[0] * np.cos(angle), centre[1] + radius[1] * np.sin(angle)], 1)
+        center, radius = rng.uniform(0, 10, (2, count)), rng.uniform(1, 10, (2, count))
+        points = np.stack([center[0] + radius[0] * np.cos(angle), center[1] + radius[1] * np.sin(angle)], 1)
         return torch.tensor(points.reshape(8, count))
 
     return some(), some()
@@ -485,7 +485,7 @@ def test_identical_boxes_are_at_rest(kind: Callable[..., Pairs], loss: Loss) -> 
 
 
 def test_the_overlap_of_kf_iou_is_a_third_at_best() -> None:
-    """With the centres together, the loss is 1 - 3 times the overlap."""
+    """With the centers together, the loss is 1 - 3 times the overlap."""
     rng = np.random.default_rng(SEED)
     first, second = random_rectangles(rng, 500), random_rectangles(rng, 500)
     second[:2] = first[:2]

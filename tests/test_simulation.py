@@ -89,7 +89,7 @@ def test_steps_are_the_papers() -> None:
     assert np.diff(widens(0.5).curve)[30:160] == pytest.approx(0.15)
 
 
-def test_an_error_is_the_sum_over_centre_and_sides_in_either_coordinates(
+def test_an_error_is_the_sum_over_center_and_sides_in_either_coordinates(
     ends: Mapping[str, Mapping[Loss, Descent]],
 ) -> None:
     anchors, targets = cases_at(FEW)

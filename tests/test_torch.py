@@ -254,14 +254,14 @@ def trained(loss: Loss) -> tuple[list[float], list[Tensor]]:
     features = torch.rand(32, 6, dtype=torch.float64)
     targets = torch.cat([features[:, :2], features[:, :2] + 0.5 + features[:, 2:4]], dim=1)
     model = nn.Linear(6, 4, dtype=torch.float64)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     values = []
     for _ in range(60):
         corner, size = model(features).split(2, dim=1)
         value = loss(torch.cat([corner, corner + nn.functional.softplus(size)], dim=1), targets)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.autograd.backward(value)
-        optimiser.step()
+        optimizer.step()
         values.append(value.item())
     return values, [parameter.detach() for parameter in model.parameters()]
 

@@ -149,7 +149,7 @@ def test_what_a_process_counted_outlasts_it(processes: list[Process]) -> None:
 def test_a_process_that_does_not_answer_counts_as_last_seen(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boxloss_server.processes.totals._PATIENCE", 0.5)
+    monkeypatch.setattr("boxloss_server.processes.totals._STATUS_TIMEOUT", 0.5)
     first, second, _ = processes
     totals = Totals(2, CollectorRegistry())
     totals.watch(0, first.port)

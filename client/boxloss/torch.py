@@ -35,7 +35,7 @@ __all__ = ["BoxLoss"]
 
 _ASK_AGAIN_S = 60.0
 """How long a server that is out of reach is left alone, where this process computes instead."""
-_PATIENCE_S = 1.0
+_RETRY_TIMEOUT_S = 1.0
 """How long it may then take to answer; training waits for it."""
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class BoxLoss(nn.Module):
 
         Args:
             predictions: boxes of shape (N, 4), or (N, 5) or (N, 8) where the format says so. N may be 0.
-            targets: likewise.
+            targets: one for each prediction, of the same shape.
             weights: one finite number of 0 or more for each pair; they get no gradient.
 
         Raises:
@@ -197,7 +197,7 @@ class _Service:
             return self._client.evaluate(predictions, targets, spec, **options)
         if not self._away or time.monotonic() >= self._ask_again:
             try:
-                timeout = _PATIENCE_S if self._away else None
+                timeout = _RETRY_TIMEOUT_S if self._away else None
                 result = self._client.evaluate(predictions, targets, spec, **options, timeout=timeout)
             except (ServerUnavailableError, DeadlineExceededError, ServerBusyError) as error:
                 if not (self._away or isinstance(error, ServerUnavailableError)):

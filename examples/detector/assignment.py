@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from examples.detector.model import STRIDE, cell_centres
+from examples.detector.model import STRIDE, cell_centers
 from torch import Tensor
 
 
@@ -24,7 +24,7 @@ class Targets(NamedTuple):
 
 
 def assign(boxes: Tensor, classes: Tensor) -> Targets:
-    """Gives each object the cells whose centres lie in the middle half of its box, and the cell around its own centre.
+    """Gives each object the cells whose centers lie in the middle half of its box, and the cell around its own center.
 
     Where several objects ask for a cell, the smallest has it.
 
@@ -33,7 +33,7 @@ def assign(boxes: Tensor, classes: Tensor) -> Targets:
         classes: of shape (N,).
     """
     middles, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    offsets = (cell_centres()[:, None] - middles).abs()
+    offsets = (cell_centers()[:, None] - middles).abs()
     wanted = (offsets <= torch.maximum(sides / 4, torch.tensor(STRIDE / 2))).all(dim=2)
     areas = sides.prod(dim=1)
     owner = torch.where(wanted, areas, torch.inf).argmin(dim=1)

@@ -51,7 +51,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
 
 
 def draw_pictures(seen: Sequence[Picture], found: Sequence[Detections], path: Path) -> None:
-    """Pictures with the boxes of their labels in white, and those that were found in the colour of the class."""
+    """Pictures with the boxes of their labels in white, and those that were found in the color of the class."""
     _set_up()
     rows = -(-len(seen) // _COLUMNS)
     figure, grid = pyplot.subplots(rows, _COLUMNS, figsize=(9.6, 1.75 * rows + 0.3), squeeze=False)

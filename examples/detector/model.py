@@ -31,7 +31,7 @@ class Predictions(NamedTuple):
 
 
 class Detector(nn.Module):
-    """A one-stage detector without anchors: a cell says how far the edges of its object's box are from its centre."""
+    """A one-stage detector without anchors: a cell says how far the edges of its object's box are from its center."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class Detector(nn.Module):
         """Predicts for pictures of shape (B, 3, SIDE, SIDE)."""
         cells = self.head(self.features(pixels - 0.5)).flatten(2).transpose(1, 2)
         distances = STRIDE * nn.functional.softplus(cells[..., -4:])
-        centres = cell_centres().to(pixels)
-        boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=2)
+        centers = cell_centers().to(pixels)
+        boxes = torch.cat([centers - distances[..., :2], centers + distances[..., 2:]], dim=2)
         return Predictions(cells[..., 0], cells[..., 1:-4], boxes)
 
 
-def cell_centres() -> Tensor:
-    """X and y of the cells' centres in pixels, row by row, of shape (C, 2)."""
+def cell_centers() -> Tensor:
+    """X and y of the cells' centers in pixels, row by row, of shape (C, 2)."""
     middles = torch.arange(STRIDE / 2, SIDE, STRIDE)
     y, x = torch.meshgrid(middles, middles, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)

@@ -59,7 +59,7 @@ def _draw(rng: np.random.Generator) -> Picture:
     for box, number in zip(boxes, classes, strict=True):
         left, top, right, bottom = box
         shape = _shape(CLASSES[number], right - left, bottom - top, rng)
-        pixels[:, top:bottom, left:right][:, shape] = _colour(rng, ground)[:, None]
+        pixels[:, top:bottom, left:right][:, shape] = _color(rng, ground)[:, None]
     pixels += rng.uniform(-NOISE, NOISE, pixels.shape)
     return Picture(
         torch.from_numpy(pixels.clip(0, 1).astype(np.float32)),
@@ -85,7 +85,7 @@ def _place(rng: np.random.Generator) -> NDArray[np.int64]:
 
 def _shape(name: str, width: int, height: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Which pixels of its box a shape fills. It touches all four edges."""
-    # Of each pixel's centre, -1 and 1 being the centres of the outermost pixels.
+    # Of each pixel's center, -1 and 1 being the centers of the outermost pixels.
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     if name == "ellipse":
         return (x * (1 - 1 / width)) ** 2 + (y * (1 - 1 / height)) ** 2 <= 1
@@ -96,8 +96,8 @@ def _shape(name: str, width: int, height: int, rng: np.random.Generator) -> NDAr
     return np.ones((height, width), bool)
 
 
-def _colour(rng: np.random.Generator, ground: NDArray[np.float64]) -> NDArray[np.float64]:
+def _color(rng: np.random.Generator, ground: NDArray[np.float64]) -> NDArray[np.float64]:
     while True:
-        colour = rng.uniform(0, 1, 3)
-        if np.abs(colour - ground).max() >= CONTRAST:
-            return colour
+        color = rng.uniform(0, 1, 3)
+        if np.abs(color - ground).max() >= CONTRAST:
+            return color

@@ -33,7 +33,7 @@ class Recipe:
     """What a training depends on, besides who computes the box loss.
 
     Attributes:
-        steps: of the optimiser.
+        steps: of the optimizer.
         batch: pictures in a step; each is drawn for it and seen once.
         seed: of pictures and first weights.
         dtype: of weights and pictures.
@@ -69,17 +69,17 @@ def train(recipe: Recipe, box_loss: LossFunction, watch: Watch | None = None) ->
     """Trains a detector from scratch."""
     torch.manual_seed(recipe.seed)
     model = Detector().to(recipe.dtype)
-    optimiser = torch.optim.AdamW(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=recipe.steps)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=recipe.steps)
     values = []
     for step in range(recipe.steps):
         batch = batch_of(recipe, step)
         if watch:
             watch(model, batch)
         loss = loss_of(model(batch.pixels), batch.targets, box_loss)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.autograd.backward(loss)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         values.append(loss.item())
     return Trained(model, values)

@@ -43,7 +43,7 @@ def main(
     points: Annotated[int, typer.Option(min=1, help=f"Points with anchors; each has {PER_POINT} cases.")] = POINTS,
     iterations: Annotated[int, typer.Option(min=1, help="How often each box is moved.")] = ITERATIONS,
     coordinates: Annotated[
-        Literal["cxcywh", "xyxy"], typer.Option(help="What of a box is moved: centre and sides, or corners.")
+        Literal["cxcywh", "xyxy"], typer.Option(help="What of a box is moved: center and sides, or corners.")
     ] = "cxcywh",
     through: Annotated[
         Literal["service", "process", "both"], typer.Option(help="Who computes the gradients.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from examples.simulation.cases import PER_POINT, cases_at, centred, written
+from examples.simulation.cases import PER_POINT, cases_at, centered, written
 from examples.simulation.gradients import Gradients, Source
 
 from boxloss.contract.arrays import Array
@@ -21,7 +21,7 @@ _POINTS_AT_ONCE = 2**16 // PER_POINT
 
 @dataclass(frozen=True)
 class Descent:
-    """What became of all cases under one loss. An error is the sum of the absolute differences of the centre, width
+    """What became of all cases under one loss. An error is the sum of the absolute differences of the center, width
     and height, in units of the targets' size.
 
     Attributes:
@@ -74,7 +74,7 @@ def _errors(
         iou, gradient = gradients(boxes, goals)
         step = STEP * _decay(iteration / iterations) * (2 - iou)
         boxes = _upright(boxes - step[:, None] * gradient, coordinates)
-        yield _distance(centred(boxes, coordinates), targets)
+        yield _distance(centered(boxes, coordinates), targets)
 
 
 def _decay(progress: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from examples.simulation.cases import CENTRE
+from examples.simulation.cases import CENTER
 
 import boxloss
 from boxloss.contract.arrays import Array
@@ -22,7 +22,7 @@ Gradients: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 Source: TypeAlias = Callable[[Loss, BoxFormat], Gradients]
 """The gradients of a loss in boxes of a format, for one descent."""
 
-IMAGE_SIZE = (2 * CENTRE, 2 * CENTRE)
+IMAGE_SIZE = (2 * CENTER, 2 * CENTER)
 """For losses that need the image's size: the targets lie in its middle."""
 FIRST_MEAN = 1.0
 """For losses that need a running mean of 1 - IoU: where it starts. Each descent has its own."""

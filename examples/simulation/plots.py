@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from examples.simulation.cases import CENTRE, RADIUS, scatter
+from examples.simulation.cases import CENTER, RADIUS, scatter
 from examples.simulation.contenders import ALL, FIELD, PAPER
 from examples.simulation.results import Result
 from matplotlib import pyplot
@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Draws curves.png, surfaces.png and positions.png of the results that moved centre and sides."""
+    """Draws curves.png, surfaces.png and positions.png of the results that moved center and sides."""
     chosen = {each.setting.loss: each for each in results if each.setting.coordinates == "cxcywh"}
     pictures = {"curves": curves, "surfaces": surfaces, "positions": positions}
     return [_save(picture, chosen, folder / f"{name}.png") for name, picture in pictures.items() if chosen]
@@ -116,7 +116,7 @@ def _surface(axes: Any, result: Result, title: str) -> None:
 def _map(axes: Axes, result: Result) -> matplotlib.cm.ScalarMappable:
     x, y = _points(result).T
     axes.set_title(_short(result.setting.loss), fontsize=7.5)
-    axes.set(aspect="equal", xlim=(CENTRE - RADIUS, CENTRE + RADIUS), ylim=(CENTRE - RADIUS, CENTRE + RADIUS))
+    axes.set(aspect="equal", xlim=(CENTER - RADIUS, CENTER + RADIUS), ylim=(CENTER - RADIUS, CENTER + RADIUS))
     return axes.tripcolor(
         Triangulation(x, y), result.positions, norm=LogNorm(_LEAST, 5), cmap="viridis", rasterized=True
     )

@@ -36,7 +36,7 @@ Departure: TypeAlias = Literal["overlaps", "sides", "sign", "mixed", "shrink", "
 DEPARTURES: dict[Departure, str] = {
     "overlaps": "GIoU: of boxes apart, the intersection is the product of their negative overlaps, not 0",
     "sides": "IoU and GIoU: derivatives in width and height are twice what they are: the factor 1/2 is missing",
-    "sign": "DIoU and CIoU: the change of the enclosing diagonal with the centre has the opposite sign",
+    "sign": "DIoU and CIoU: the change of the enclosing diagonal with the center has the opposite sign",
     "mixed": "DIoU and CIoU: that change, of one of its sides, is counted for both sides",
     "shrink": "DIoU and CIoU: a box wider than its target at both ends widens the diagonal by -1, not by 1; so heights",
     "aspect": "CIoU: the derivatives of the aspect term lack the factor 1 / (w^2 + h^2)",
@@ -56,13 +56,13 @@ _OUTWARDS = np.array([-1.0, 1.0])[:, None, None]
 
 
 def program(departures: Collection[Departure] = ()) -> Source:
-    """Gradients with departures, in the program's coordinates: centre and sides."""
+    """Gradients with departures, in the program's coordinates: center and sides."""
     return partial(_gradients, departures)
 
 
 def _gradients(departures: Collection[Departure], loss: Loss, box_format: BoxFormat) -> Gradients:
     if loss not in PUBLISHED or box_format != "cxcywh":
-        raise ValueError(f"the program moves centre and sides, by {', '.join(each.title for each in PUBLISHED)}")
+        raise ValueError(f"the program moves center and sides, by {', '.join(each.title for each in PUBLISHED)}")
 
     def gradients(boxes: Array, targets: Array) -> tuple[Array, Array]:
         pairs = _Pairs(boxes, targets, departures)
@@ -128,17 +128,17 @@ class _Pairs:
 
     @property
     def distance_slopes(self) -> Array:
-        """Of DIoU's penalty, the squared distance of the centres over the squared diagonal of the enclosing box."""
+        """Of DIoU's penalty, the squared distance of the centers over the squared diagonal of the enclosing box."""
         near, far = self._enclosing_slopes
-        in_centre, in_sides = near + far, (far - near) / 2
+        in_center, in_sides = near + far, (far - near) / 2
         own, other = 2 * self._enclosing, 2 * _other(self._enclosing) * ("mixed" in self._departures)
-        centre = (own + other) * in_centre * (-1 if "sign" in self._departures else 1)
+        center = (own + other) * in_center * (-1 if "sign" in self._departures else 1)
         turned = (in_sides == 1) & ("shrink" in self._departures)
         sides = own * np.where(turned, -1, in_sides) + other * in_sides
         squared_diagonal = (self._enclosing**2).sum(axis=1, keepdims=True)
         squared_distance = (self._offset**2).sum(axis=1, keepdims=True)
         nearer = np.hstack([2 * self._offset, np.zeros_like(self._offset)]) / squared_diagonal
-        slopes: Array = nearer - np.hstack([centre, sides]) * squared_distance / squared_diagonal**2
+        slopes: Array = nearer - np.hstack([center, sides]) * squared_distance / squared_diagonal**2
         return slopes
 
     @property

@@ -17,9 +17,9 @@ import structlog
 
 _KEPT = 1000
 """Texts that are kept while standard error takes none; more are lost."""
-_PATIENCE = 0.1
+_WRITE_TIMEOUT = 0.1
 """Seconds that who writes waits for the text to be taken, unless another has waited in vain."""
-_LAST_PATIENCE = 1.0
+_LAST_WRITE_TIMEOUT = 1.0
 """Seconds that the end of the process waits for what is kept."""
 
 _log = structlog.get_logger()
@@ -59,7 +59,7 @@ class StandardError(io.TextIOBase):
                 self._texts.append(text.encode(self.encoding, self.errors))
                 self._changed.notify_all()
                 if not self._stands_still and threading.current_thread() is not self._thread:
-                    self._stands_still = not self._wait(_PATIENCE)
+                    self._stands_still = not self._wait(_WRITE_TIMEOUT)
             else:
                 self.lost += 1
         return len(text)
@@ -67,7 +67,7 @@ class StandardError(io.TextIOBase):
     def drain(self) -> None:
         """Waits for what is kept, for a second at most. For the end of the process."""
         with self._changed:
-            self._wait(_LAST_PATIENCE)
+            self._wait(_LAST_WRITE_TIMEOUT)
 
     def writable(self) -> bool:
         return True

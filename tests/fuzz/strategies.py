@@ -138,7 +138,7 @@ def evaluations(draw: st.DrawFn) -> loss_service_pb2.EvaluateRequest:
 
 @st.composite
 def matrices(draw: st.DrawFn) -> loss_service_pb2.PairwiseIouRequest:
-    """Requests for matrices, likewise."""
+    """Requests for matrices."""
     box_format, dtype = draw(st.sampled_from(sorted(_COLUMNS))), draw(st.sampled_from(sorted(_DTYPES)))
     counts = draw(st.tuples(*[st.sampled_from([0, 1, 3, 17, 40])] * 2))
     request = loss_service_pb2.PairwiseIouRequest(
@@ -297,17 +297,17 @@ def _near(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 def _boxes(rng: np.random.Generator, box_format: int, count: int) -> Any:
-    centre, size = rng.uniform(0, 100, (count, 2)), rng.uniform(1, 60, (count, 2))
-    near, far = centre - size / 2, centre + size / 2
+    center, size = rng.uniform(0, 100, (count, 2)), rng.uniform(1, 60, (count, 2))
+    near, far = center - size / 2, center + size / 2
     match box_format:
         case 2:
             return np.hstack([near, size])
         case 3:
-            return np.hstack([centre, size])
+            return np.hstack([center, size])
         case 4:
-            return np.hstack([centre, size, rng.uniform(-180, 180, (count, 1))])
+            return np.hstack([center, size, rng.uniform(-180, 180, (count, 1))])
         case 5:
-            return np.hstack([centre, size, rng.uniform(-4, 4, (count, 1))])
+            return np.hstack([center, size, rng.uniform(-4, 4, (count, 1))])
         case 6:
             return np.hstack([near, far[:, :1], near[:, 1:], far, near[:, :1], far[:, 1:]])
     return np.hstack([near, far])

@@ -117,7 +117,7 @@ class Image:
         labels: what people drew.
         predictions: what a model found; None where there is no model, which is not the same as one that found nothing.
         width: in pixels; None where it is not known.
-        height: likewise.
+        height: in pixels; None where it is not known.
         file_name: of the picture, where it is known.
     """
 

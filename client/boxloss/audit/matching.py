@@ -25,7 +25,7 @@ def match(
     Args:
         overlaps: of predictions (rows) and labels (columns).
         scores: of the predictions.
-        allowed: which pairs may match, likewise.
+        allowed: which predictions (rows) may match which labels (columns).
         taken: labels that may not.
         least: smallest overlap of a match.
         method: see `Matching`.

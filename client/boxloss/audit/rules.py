@@ -158,7 +158,7 @@ class _Comparison:
         return self._match(~self._same_class & self._accusers[:, None], taken, self._rules.min_iou)
 
     @cached_property
-    def _neighbours(self) -> NDArray[np.int64]:
+    def _neighbors(self) -> NDArray[np.int64]:
         """For each prediction still without a label the label of its class nearby, or NONE."""
         taken = self._labels.crowd | self.confirmed | (self._repeats != NONE) | self._taken(self._others)
         allowed = self._same_class & (self._accusers & (self._others == NONE))[:, None]
@@ -182,7 +182,7 @@ class _Comparison:
     def misplaced(self) -> Iterator[Finding]:
         """Labels that fit their prediction badly."""
         repeating = self._repeats != NONE
-        for row, label in (*_matches(self._objects), *_matches(self._neighbours)):
+        for row, label in (*_matches(self._objects), *_matches(self._neighbors)):
             iou = float(self._overlaps[row, label])
             if iou >= _FITS or self._predictions.scores[row] < self._rules.min_score or repeating[label]:
                 continue
@@ -204,7 +204,7 @@ class _Comparison:
     def unsupported(self) -> Iterator[Finding]:
         """Labels where the model sees nothing."""
         left = ~(self._labels.crowd | self._labels.difficult | self.confirmed | (self._repeats != NONE))
-        for matched in (self._others, self._neighbours, self._repeats):
+        for matched in (self._others, self._neighbors, self._repeats):
             left &= ~self._taken(matched)
         support = self._overlaps.max(axis=0, initial=0)
         for row in np.flatnonzero(left).tolist():
@@ -216,7 +216,7 @@ class _Comparison:
     def unlabeled(self) -> Iterator[Finding]:
         """Predictions without a label."""
         nearest = self._overlaps.max(axis=1, initial=0)
-        left = self._accusers & (self._others == NONE) & (self._neighbours == NONE)
+        left = self._accusers & (self._others == NONE) & (self._neighbors == NONE)
         for row in np.flatnonzero(left).tolist():
             name, sure = self._predictions.classes[row], float(self._predictions.scores[row])
             yield Finding(
@@ -233,7 +233,7 @@ class _Comparison:
         """Labels and predictions side by side."""
         labeled = self._labels.crowd.copy()
         detected = self._predictions.scores < self._rules.min_score
-        for matched in (self._objects, self._others, self._neighbours):
+        for matched in (self._objects, self._others, self._neighbors):
             for row, label in _matches(matched):
                 labeled[label] = detected[row] = True
                 iou = float(self._overlaps[row, label])

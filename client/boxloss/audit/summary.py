@@ -43,7 +43,7 @@ class Summary:
     Attributes:
         images: how many.
         labels: how many boxes.
-        predictions: likewise.
+        predictions: how many boxes.
         findings: how many of each kind.
         classes: by name.
         iou_histogram: of all matched labels and predictions: how many in each of `BINS` equal parts of 0 to 1.

@@ -24,7 +24,7 @@ from boxloss.calls.aio_streams import Stream
 from boxloss.calls.audit_exchange import AuditExchange
 from boxloss.calls.base import Connection, new_lanes
 from boxloss.calls.catalogue import server_info
-from boxloss.calls.coalescing import Answer, Lane, Message, Word
+from boxloss.calls.coalescing import Answer, Lane, Message, Verdict
 from boxloss.calls.exchange import Batch, EvaluationExchange, MatrixExchange, Options, Question
 from boxloss.calls.results import LossInfo, LossResult, ServerInfo
 from boxloss.calls.stream_exchange import EvaluationStreamExchange
@@ -255,7 +255,7 @@ class AsyncClient(Connection):
                 call = TaskCall(question, deadline)
                 call.caller = self._transport.caller()
                 outcome = await self._coalescer.ride(lane, call, self._send)
-                if isinstance(outcome, Word):
+                if isinstance(outcome, Verdict):
                     raise self._transport.late()
                 return outcome.results(call)
             exchange = EvaluationExchange(question, server)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
-from boxloss.calls.coalescing import Answer, Call, Lane, Outcome, Word
+from boxloss.calls.coalescing import Answer, Call, Lane, Outcome, Verdict
 from boxloss.calls.exchange import Question
 
 
@@ -50,19 +50,19 @@ class Coalescer:
             finally:
                 self._depart(lane, send)
         outcome = await self._wait(lane, call)
-        if outcome is Word.ALONE:
+        if outcome is Verdict.ALONE:
             outcome = await send(lane, [call])
         return outcome
 
     async def _wait(self, lane: Lane[TaskCall], call: TaskCall) -> Outcome:
         """Waits until a call has ridden with others."""
-        outcome: Outcome = Word.LATE
+        outcome: Outcome = Verdict.LATE
         self._watch.add(call)
         try:
             outcome = await call.outcome
         finally:
             self._watch.remove(call)
-            if outcome is Word.LATE:  # Or its caller has been cancelled.
+            if outcome is Verdict.LATE:  # Or its caller has been cancelled.
                 self._withdraw(lane, call)
         return outcome
 
@@ -78,10 +78,10 @@ class Coalescer:
 
     def _arrive(self, lane: Lane[TaskCall], send: Send, sending: Task[Answer]) -> None:
         """Hands the answer to those who wait for it."""
-        outcome: Outcome = Word.ALONE
+        outcome: Outcome = Verdict.ALONE
         if not sending.cancelled():
             error = sending.exception()
-            outcome = Word.after(error) if error else sending.result()
+            outcome = Verdict.after(error) if error else sending.result()
         for call in self._sendings.pop(sending):
             call.end(outcome)
         # First those answered go on; they may call again at once, and can ride together.
@@ -123,7 +123,7 @@ class _Watch:
         now = time.monotonic()
         for call in self._calls:
             if call.deadline <= now:
-                call.end(Word.LATE)
+                call.end(Verdict.LATE)
         deadlines = [call.deadline for call in self._calls if call.deadline > now]
         if deadlines:
             self._set(min(deadlines))

@@ -20,7 +20,7 @@ from boxloss.calls.audit_exchange import AuditExchange
 from boxloss.calls.base import Connection
 from boxloss.calls.catalogue import server_info
 from boxloss.calls.coalescer import Coalescer, ThreadCall
-from boxloss.calls.coalescing import Answer, Lane, Message, Word
+from boxloss.calls.coalescing import Answer, Lane, Message, Verdict
 from boxloss.calls.exchange import Batch, EvaluationExchange, MatrixExchange, Options, Question
 from boxloss.calls.results import LossInfo, LossResult, ServerInfo
 from boxloss.calls.stream_exchange import EvaluationStreamExchange
@@ -121,11 +121,11 @@ class Client(Connection):
             predictions: boxes of shape (N, 4), or (N, 5) or (N, 8) where the format says so: a numpy array, lists or a
                 torch tensor. float32 is computed in float32, float64, integers and lists in float64, half precision
                 in float32.
-            targets: likewise.
+            targets: one for each prediction, of the same shape.
             loss: what to compute, for example `boxloss.CIoU()`.
             gradients: whether to return the gradient with respect to the predictions.
             target_gradients: whether to return the gradient with respect to the targets.
-            box_format: "xyxy" (left, top, right, bottom), "xywh" (left, top, width, height) or "cxcywh" (centre,
+            box_format: "xyxy" (left, top, right, bottom), "xywh" (left, top, width, height) or "cxcywh" (center,
                 width, height); of oriented boxes "cxcywha_degrees" or "cxcywha_radians" (the angle from the x axis
                 towards the y axis) or "quad" (x and y of four corners). Of both boxes and of the gradients.
             weights: one finite number of 0 or more for each pair.
@@ -302,7 +302,7 @@ class Client(Connection):
                 call = ThreadCall(question, deadline)
                 call.caller = self._transport.caller()
                 outcome = self._coalescer.ride(lane, call, self._send)
-                if isinstance(outcome, Word):
+                if isinstance(outcome, Verdict):
                     raise self._transport.late()
                 return outcome.results(call)
             exchange = EvaluationExchange(question, server)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from boxloss.calls.coalescing import Answer, Call, Lane, Outcome, Word
+from boxloss.calls.coalescing import Answer, Call, Lane, Outcome, Verdict
 from boxloss.calls.exchange import Question
 from boxloss.errors import BoxlossError
 
@@ -39,17 +39,17 @@ class Coalescer:
         """
         with self._lock:
             leads = lane.enter(call)
-        outcome = Word.LEAD if leads else self._wait(lane, call)
-        if outcome is Word.LEAD:
+        outcome = Verdict.LEAD if leads else self._wait(lane, call)
+        if outcome is Verdict.LEAD:
             outcome = self._lead(lane, call, send)
-        if outcome is Word.ALONE:
+        if outcome is Verdict.ALONE:
             outcome = send(lane, [call])
         return outcome
 
     def _lead(self, lane: Lane[ThreadCall], call: ThreadCall, send: Send) -> Outcome:
         """Sends a call with those that wait, hands them the answer, and the place to one that came meanwhile."""
         calls = [call]
-        outcome: Outcome = Word.ALONE
+        outcome: Outcome = Verdict.ALONE
         try:
             with self._lock:
                 calls = lane.gather(call)
@@ -57,7 +57,7 @@ class Coalescer:
         except BoxlossError as error:
             if len(calls) == 1:
                 raise
-            outcome = Word.after(error)
+            outcome = Verdict.after(error)
         finally:
             for other in calls[1:]:
                 other.inbox.put(outcome)
@@ -72,7 +72,7 @@ class Coalescer:
         try:
             outcome = call.inbox.get(timeout=max(call.deadline - time.monotonic(), 0))
         except Empty:
-            return Word.LATE
+            return Verdict.LATE
         finally:
             if outcome is None:
                 self._withdraw(lane, call)
@@ -82,11 +82,11 @@ class Coalescer:
         """Takes back a call whose caller has gone."""
         with self._lock:
             waited = lane.withdraw(call)
-        if not waited and not call.inbox.empty() and call.inbox.get() is Word.LEAD:
+        if not waited and not call.inbox.empty() and call.inbox.get() is Verdict.LEAD:
             self._pass_on(lane)
 
     def _pass_on(self, lane: Lane[ThreadCall]) -> None:
         """Has another caller use the place that has become free."""
         with self._lock:
             if successor := lane.leave():
-                successor.inbox.put(Word.LEAD)
+                successor.inbox.put(Verdict.LEAD)

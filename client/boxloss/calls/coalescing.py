@@ -38,7 +38,7 @@ LANES = 256
 """Lanes that are remembered. One that is forgotten loses nothing: its calls know it."""
 
 
-class Word(Enum):
+class Verdict(Enum):
     """What a call that waits is told instead of an answer."""
 
     LEAD = auto()
@@ -49,7 +49,7 @@ class Word(Enum):
     """The message has been tried until its deadline."""
 
     @classmethod
-    def after(cls, error: BaseException) -> Word:
+    def after(cls, error: BaseException) -> Verdict:
         """What the calls of a failed message are told."""
         late = isinstance(error, ServerUnavailableError | ServerBusyError | DeadlineExceededError)
         return cls.LATE if late else cls.ALONE
@@ -85,7 +85,7 @@ class Lane(Generic[AnyCall]):
         kind: what they ask.
         timeout: seconds that each of them may take; so those that wait longer end earlier.
         message_bytes: the server's limit.
-        request_pairs: likewise.
+        request_pairs: the server's limit.
     """
 
     def __init__(self, kind: Kind, timeout: float, message_bytes: int, request_pairs: int) -> None:
@@ -203,4 +203,4 @@ class Answer:
         return results
 
 
-Outcome: TypeAlias = Answer | Word
+Outcome: TypeAlias = Answer | Verdict

@@ -36,7 +36,7 @@ class LossResult:
     gradient: Array | None
     """Gradient of each pair's own weighted and reduced loss with respect to its prediction, of the boxes' shape."""
     target_gradient: Array | None
-    """Likewise with respect to its target."""
+    """Gradient of the same loss with respect to its target, of the boxes' shape."""
     iou: Array
     """IoU of each pair, shape (N,), never weighted."""
     valid: NDArray[np.bool_]
@@ -82,7 +82,7 @@ class LossInfo:
     axis_aligned: bool
     """Whether it is defined for axis-aligned boxes; of a modifier, over some base."""
     oriented: bool
-    """Whether it is defined for oriented boxes, likewise."""
+    """Whether it is defined for oriented boxes; of a modifier, over some base."""
 
 
 @dataclass(frozen=True)

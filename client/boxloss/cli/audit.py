@@ -62,7 +62,7 @@ def audit(
     labels: LabelsPath,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Likewise. Without it, geometry and duplicates alone are audited."),
+        typer.Option(metavar="PATH", help="A file or folder. Without it, only geometry and duplicates are audited."),
     ] = None,
     report: Annotated[
         Path | None,

@@ -48,7 +48,7 @@ _PICTURES = (".png", ".svg", ".pdf")
 
 def compare(
     labels: LabelsPath,
-    predictions: Annotated[Path, typer.Option(metavar="PATH", help="Likewise, of the same images.")],
+    predictions: Annotated[Path, typer.Option(metavar="PATH", help="A file or folder, of the same images.")],
     loss: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,7 +65,7 @@ def compare(
         ),
     ] = "optimal",
     reach: Annotated[
-        float, typer.Option(min=0, help="How far apart the centres of a pair may lie, in diagonals of the label.")
+        float, typer.Option(min=0, help="How far apart the centers of a pair may lie, in diagonals of the label.")
     ] = REACH,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a prediction that takes part.")] = 0.0,
     output: Annotated[

@@ -20,18 +20,20 @@ _FORMATS = "coco, yolo, voc, cvat, labelstudio, openimages, mot, csv or txt"
 
 LabelsPath = Annotated[Path, typer.Option(metavar="PATH", help="A file or folder: COCO, YOLO, VOC, CVAT and others.")]
 LabelsFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help=f"{_FORMATS}.", show_default="detected")]
-PredictionsFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help="Likewise.", show_default="detected")]
+PredictionsFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help=f"{_FORMATS}.", show_default="detected")]
 LabelsNames = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Names of the classes: a name a line, data.yaml, or CSV.")
 ]
-PredictionsNames = Annotated[Path | None, typer.Option(metavar="FILE", help="Likewise, where the model has its own.")]
+PredictionsNames = Annotated[Path | None, typer.Option(metavar="FILE", help="The same for the model's classes.")]
 Layout: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
 LabelsLayout = Annotated[Layout | None, typer.Option(help="Of the boxes of txt files.", show_default="xyxy")]
-PredictionsLayout = Annotated[Layout | None, typer.Option(help="Likewise.", show_default="xyxy")]
+PredictionsLayout = Annotated[Layout | None, typer.Option(help="Of the boxes of txt files.", show_default="xyxy")]
 LabelsRelative = Annotated[
     bool, typer.Option("--labels-relative", help="Boxes of txt and csv files are parts of the image, 0 to 1.")
 ]
-PredictionsRelative = Annotated[bool, typer.Option("--predictions-relative", help="Likewise.")]
+PredictionsRelative = Annotated[
+    bool, typer.Option("--predictions-relative", help="Boxes of txt and csv files are parts of the image, 0 to 1.")
+]
 ImagesFolder = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", exists=True, file_okay=False, help="With the pictures; subfolders count."),

@@ -1,4 +1,4 @@
-"""Boxes and gradients in the frame of their label: its centre is the origin, its width and height are the units.
+"""Boxes and gradients in the frame of their label: its center is the origin, its width and height are the units.
 
 So a step means the same for small boxes and large ones, as it does to a detector that predicts offsets from anchors.
 """
@@ -11,18 +11,18 @@ from boxloss.contract.arrays import Array
 
 
 def framed(boxes: Array, targets: Array) -> Array:
-    """(x, y, width, height) of the boxes, x and y of their centres, in the frames of the targets."""
+    """(x, y, width, height) of the boxes, x and y of their centers, in the frames of the targets."""
     sides = targets[..., 2:] - targets[..., :2]
-    centres = (boxes[..., :2] + boxes[..., 2:]) / 2 - (targets[..., :2] + targets[..., 2:]) / 2
-    return np.concatenate([centres / sides, (boxes[..., 2:] - boxes[..., :2]) / sides], axis=-1)
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2 - (targets[..., :2] + targets[..., 2:]) / 2
+    return np.concatenate([centers / sides, (boxes[..., 2:] - boxes[..., :2]) / sides], axis=-1)
 
 
 def unframed(framed_boxes: Array, targets: Array) -> Array:
     """The corners of boxes in the frames of the targets; undoes `framed`."""
     sides = targets[..., 2:] - targets[..., :2]
-    centres = (targets[..., :2] + targets[..., 2:]) / 2 + framed_boxes[..., :2] * sides
+    centers = (targets[..., :2] + targets[..., 2:]) / 2 + framed_boxes[..., :2] * sides
     reach = framed_boxes[..., 2:] * sides / 2
-    return np.concatenate([centres - reach, centres + reach], axis=-1)
+    return np.concatenate([centers - reach, centers + reach], axis=-1)
 
 
 def framed_gradient(gradient: Array, targets: Array) -> Array:

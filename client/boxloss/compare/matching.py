@@ -90,7 +90,7 @@ def match_coco(
         predictions: from a COCO file; those without a score choose last.
         targets: from a COCO file.
         valid_predictions: which predictions are valid boxes.
-        valid_targets: likewise.
+        valid_targets: which targets are valid boxes.
         min_iou: the least IoU of a pair; 0.5 is the lowest that COCO uses.
         track: shows the progress over the images.
 

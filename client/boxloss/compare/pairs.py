@@ -17,7 +17,7 @@ from boxloss.contract.arrays import Array
 Rows: TypeAlias = NDArray[np.int64]
 
 REACH = 1.0
-"""How far apart the centres of a pair may lie, in diagonals of the label."""
+"""How far apart the centers of a pair may lie, in diagonals of the label."""
 
 
 class Name(NamedTuple):
@@ -42,7 +42,7 @@ class Pairs:
 
     Attributes:
         predictions: (x1, y1, x2, y2) of shape (N, 4), valid.
-        targets: likewise, each with an area.
+        targets: (x1, y1, x2, y2) of shape (N, 4), valid, each with an area.
         names: of the pairs.
         diagonals: of the images, in the unit of the boxes; NaN where a size is not known.
         labels: how many there were; crowds do not count.
@@ -74,14 +74,14 @@ def match_images(
 ) -> Pairs:
     """Gives predictions the labels of their class that they fit best, one to one, whether they overlap or not.
 
-    The fit is the IoU less the squared distance of the centres, over that of the enclosing diagonal (DIoU), so that it
+    The fit is the IoU less the squared distance of the centers, over that of the enclosing diagonal (DIoU), so that it
     tells near from far where boxes are apart. What several annotators drew is matched for each of them.
 
     Args:
         client: computes the fit.
         images: with labels and predictions.
         method: "optimal", for the largest sum of fits, or "greedy", where surer predictions choose first.
-        reach: diagonals of the label that the centres may lie apart; beyond, boxes are two objects.
+        reach: diagonals of the label that the centers may lie apart; beyond, boxes are two objects.
         min_score: least score of a prediction that takes part.
 
     Raises:
@@ -137,7 +137,7 @@ def _match(
     """Rows of predictions and labels that belong together."""
     boxes, targets = predictions.boxes[rows], labels.boxes[columns]
     classes = np.array(predictions.classes, object)[rows][:, None] == np.array(labels.classes, object)[columns]
-    apart = np.linalg.norm(_centres(boxes)[:, None] - _centres(targets), axis=2)
+    apart = np.linalg.norm(_centers(boxes)[:, None] - _centers(targets), axis=2)
     allowed = classes & (apart <= reach * np.linalg.norm(targets[:, 2:] - targets[:, :2], axis=1))
     if not allowed.any():
         return
@@ -148,6 +148,6 @@ def _match(
             yield int(rows[row]), int(columns[column])
 
 
-def _centres(boxes: Array) -> Array:
-    centres: Array = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return centres
+def _centers(boxes: Array) -> Array:
+    centers: Array = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return centers

@@ -40,7 +40,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def _shown(comparison: Comparison) -> dict[str, str]:
-    """Losses that get a colour: the recommended one, the IoU, and the two that agree least."""
+    """Losses that get a color: the recommended one, the IoU, and the two that agree least."""
     names = list(comparison.losses)
     wanted = [comparison.recommendation.loss or names[0], "iou"]
     if comparison.disagreements:

@@ -61,7 +61,7 @@ def score(
     Args:
         client: evaluates.
         predictions: boxes of shape (N, 4), or as the format says.
-        targets: likewise.
+        targets: one for each prediction, of the same shape.
         losses: each with its name.
         gradients: whether there are columns for the gradients with respect to the predictions.
         box_format: of the boxes and gradients.

@@ -26,7 +26,7 @@ class Slopes(NamedTuple):
     Attributes:
         flat: share of these pairs whose slope is below `FLAT`: their gradient has vanished.
         against: share of these pairs that a small step against the gradient makes worse: their IoU falls, or, where
-            they do not overlap, their centres move apart.
+            they do not overlap, their centers move apart.
         spread: 95th percentile of the slopes over their median, those that are flat aside: how much harder the loss
             pulls at few pairs than at most.
     """
@@ -41,8 +41,8 @@ def slopes(gradient: Array, iou_gradient: Array, offsets: Array, iou: Array) -> 
 
     Args:
         gradient: of the loss in the labels' frames, of shape (N, 4).
-        iou_gradient: likewise of 1 - IoU.
-        offsets: of the centres, of shape (N, 2).
+        iou_gradient: of 1 - IoU in the labels' frames, of shape (N, 4).
+        offsets: of the centers, of shape (N, 2).
         iou: of the pairs.
     """
     todo = iou < DONE

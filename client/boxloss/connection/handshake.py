@@ -80,7 +80,7 @@ def refusal(host: str, port: int, tls: Tls | None) -> str | None:
 
     Args:
         host: of the server.
-        port: likewise.
+        port: of the server.
         tls: of the client, if any.
     """
     answer = b""

@@ -35,7 +35,7 @@ class Annotations:
         image_id: where the source has one; it may be 0 or a string.
         file_name: of the picture, as given; without its ending where only the boxes' own file tells it.
         width: in pixels; None where it is not known.
-        height: likewise.
+        height: in pixels; None where it is not known.
         relative: whether the boxes are parts of the image, 0 to 1, because its size is not known.
         ids: of each box; None where it has none.
         rows: of each box: its place, from 0, in the list or table that it comes from, or among those of its image's
@@ -103,7 +103,7 @@ class Draft:
         image_id: of the image.
         file_name: of the picture.
         width: in pixels, where known.
-        height: likewise.
+        height: in pixels, where known.
         relative: whether boxes come as parts of the image, 0 to 1.
         ids: ids of boxes that are used already; by default, only those of this image must differ.
     """

@@ -63,12 +63,12 @@ def join(labels: Source, predictions: Source | None = None, *, complete: bool = 
             they cannot name images without boxes.
     """
     notes = _Notes()
-    labelled = list(labels)
+    labeled = list(labels)
     predicted = [] if predictions is None else list(predictions)
-    partners, unclear = _partners(labelled, predicted, notes)
-    class_of = _Classes(labelled, labels.categories, notes)
+    partners, unclear = _partners(labeled, predicted, notes)
+    class_of = _Classes(labeled, labels.categories, notes)
     images = []
-    for index, label in enumerate(labelled):
+    for index, label in enumerate(labeled):
         partner = predicted[partners[index]] if index in partners else None
         notes.missing(label, partner, predictions is not None, complete)
         if label.skipped and not len(label):
@@ -85,7 +85,7 @@ def join(labels: Source, predictions: Source | None = None, *, complete: bool = 
         images.append(
             Image(
                 _image_id(label, partner),
-                _labels(label, class_of.labelled),
+                _labels(label, class_of.labeled),
                 found,
                 sizes.width,
                 sizes.height,
@@ -108,7 +108,7 @@ class Annotated:
         image_id: names it.
         labels: of each annotator by name, no boxes of one who looked and drew nothing; those of nobody known under "".
         width: in pixels; 1 where the size is not known and the boxes are parts of the image.
-        height: likewise.
+        height: in pixels, or 1, as the width.
         file_name: of the picture, where it is known.
         skipped: number of boxes that could not be used; with some, who has no boxes may have drawn them.
     """
@@ -163,26 +163,26 @@ class _Notes:
     def missing(self, label: Annotations, partner: Annotations | None, has_model: bool, complete: bool) -> None:
         """Notes what is known of an image, but could not be read, or is known to one side alone."""
         if label.skipped:
-            what = "labelled images have boxes that could not be read; what lies there may pass for unlabelled"
+            what = "labeled images have boxes that could not be read; what lies there may pass for unlabeled"
             self.add(f"{what}, so those without any other are left out", label)
         if partner is not None and partner.skipped:
             what = "predicted images have boxes that could not be read; their labels may pass for spurious"
             self.add(f"{what}, so those without any other count as not predicted", partner)
         if has_model and partner is None:
             hint = "the model, which saw all, found nothing there" if complete else "say complete if the model saw them"
-            self.add(f"labelled images have no predictions; {hint}", label)
+            self.add(f"labeled images have no predictions; {hint}", label)
 
     def mismatches(self) -> tuple[Mismatch, ...]:
         return tuple(Mismatch(what, count, tuple(self._examples[what])) for what, count in self._counts.items())
 
 
 def _partners(
-    labelled: Sequence[Annotations], predicted: Sequence[Annotations], notes: _Notes
+    labeled: Sequence[Annotations], predicted: Sequence[Annotations], notes: _Notes
 ) -> tuple[dict[int, int], set[int]]:
-    """The predicted image of each labelled one, by their positions; and the labelled ones for which that is unclear."""
+    """The predicted image of each labeled one, by their positions; and the labeled ones for which that is unclear."""
     partners: dict[int, int] = {}
     free = set(range(len(predicted)))
-    label_names, predicted_names = ([_name(image) for image in images] for images in (labelled, predicted))
+    label_names, predicted_names = ([_name(image) for image in images] for images in (labeled, predicted))
 
     def pair(
         left: Iterable[Hashable], right: Iterable[Hashable], fits: Callable[[int, int], bool] | None = None
@@ -197,23 +197,23 @@ def _partners(
                     free.discard(b)
 
     def same_picture(a: int, b: int) -> bool:
-        mine, theirs = labelled[a], predicted[b]
+        mine, theirs = labeled[a], predicted[b]
         if mine.file_name is None or theirs.file_name is None or label_names[a][-1:] == predicted_names[b][-1:]:
             return True
         example = f"{mine.image_id} is {mine.file_name} and {theirs.file_name}"
         notes.add("ids name different pictures in labels and predictions; file names decide there", example)
         return False
 
-    pair(map(_id, labelled), map(_id, predicted), same_picture)
+    pair(map(_id, labeled), map(_id, predicted), same_picture)
     pair((name or None for name in label_names), (name or None for name in predicted_names))
     deepest = min(max(map(len, names), default=0) for names in (label_names, predicted_names))
     for depth in range(deepest, 0, -1):
-        if len(partners) < len(labelled) and free:
+        if len(partners) < len(labeled) and free:
             pair(_tails(label_names, depth), _tails(predicted_names, depth))
     stems = {predicted_names[index][-1:] for index in free}
     unclear = {index for index, name in enumerate(label_names) if index not in partners and name and name[-1:] in stems}
     for index in sorted(unclear):
-        notes.add("names fit several images; make them unique, or keep the folders of both alike", labelled[index])
+        notes.add("names fit several images; make them unique, or keep the folders of both alike", labeled[index])
     return partners, unclear
 
 
@@ -263,15 +263,15 @@ def _same_frame(
 class _Classes:
     """What classes are called in the audit."""
 
-    def __init__(self, labelled: Iterable[Annotations], table: Mapping[Class, str], notes: _Notes) -> None:
+    def __init__(self, labeled: Iterable[Annotations], table: Mapping[Class, str], notes: _Notes) -> None:
         self._table, self._notes = table, notes
-        self._used = {self.labelled(category) for image in labelled for category in image.classes}
+        self._used = {self.labeled(category) for image in labeled for category in image.classes}
         self._spellings: dict[str, set[str]] = defaultdict(set)
         for name in self._used | set(table.values()):
             self._spellings[_normal(name)].add(name)
         self._known: dict[Class, str] = {}
 
-    def labelled(self, category: Class) -> str:
+    def labeled(self, category: Class) -> str:
         return _name_of(category, self._table)
 
     def predicted(self, category: Class) -> str:

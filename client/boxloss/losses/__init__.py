@@ -5,8 +5,8 @@ range, which the constructor checks and which the catalogue shows. The server co
 format its boxes come in.
 
 In the formulas, I and U are the areas of intersection and union, C is the area of the smallest enclosing box, cw, ch
-and c its sides and diagonal, rho the distance of the centres, dx and dy its parts; w, h are the prediction's sides and
-W, H the target's; d is a difference of coordinates. Of oriented boxes, m is the vector between the centres, and P and T
+and c its sides and diagonal, rho the distance of the centers, dx and dy its parts; w, h are the prediction's sides and
+W, H the target's; d is a difference of coordinates. Of oriented boxes, m is the vector between the centers, and P and T
 are the covariances of prediction and target as Gaussians.
 """
 

@@ -21,7 +21,7 @@ _FLAT_SCALE = "Ranks by the boxes' unit: a large box a little off scores as a sm
 def _coordinates() -> Any:
     return parameter(
         Choice(
-            summary="Compares left, top, right, bottom (corners) or centre x, centre y, width, height (center).",
+            summary="Compares left, top, right, bottom (corners) or center x, center y, width, height (center).",
             choices=("corners", "center"),
         ),
         default="corners",
@@ -133,7 +133,7 @@ class BoundedIoU(Loss):
         "1 - min(w / W, W / w), likewise of the heights"
     )
     paper = "Tychsen-Smith and Petersson, Fitness NMS and Bounded IoU Loss, CVPR 2018, arXiv:1711.00164"
-    blind_spots = "No gradient in x once the centre lies beyond the target's edges; likewise in y."
+    blind_spots = "No gradient in x once the center lies beyond the target's edges; likewise in y."
     aliases = "mmdetection BoundedIoULoss, summed over its four terms"
 
     beta: float = parameter(Number(summary="Where the parabola meets the line.", above=0), default=0.2)

@@ -66,11 +66,11 @@ class DIoU(PenaltyLoss):
 
     name = "diou"
     title = "DIoU"
-    summary = "IoU loss with the distance of the centres, relative to the enclosing diagonal; pulls nested boxes too."
+    summary = "IoU loss with the distance of the centers, relative to the enclosing diagonal; pulls nested boxes too."
     formula = "1 - IoU + rho^2 / c^2"
     paper = "Zheng et al., Distance-IoU Loss, AAAI 2020, arXiv:1911.08287"
     blind_spots = (
-        "Once the centres meet, equal to the IoU loss: sizes and aspect ratios are compared by the overlap alone. Far "
+        "Once the centers meet, equal to the IoU loss: sizes and aspect ratios are compared by the overlap alone. Far "
         "along one axis, it leads outwards along the other, as that lengthens the diagonal."
     )
     aliases = "torchvision distance_box_iou_loss; mmdetection DIoULoss"
@@ -147,7 +147,7 @@ class WIoU(Loss):
     )
     paper = "Tong et al., Wise-IoU, 2023, arXiv:2301.10051"
     blind_spots = (
-        "Boxes apart only move: their sizes have no gradient; about one centre, it sees what the IoU sees. Version 3 "
+        "Boxes apart only move: their sizes have no gradient; about one center, it sees what the IoU sees. Version 3 "
         "has little gradient for the worst pairs where the running mean is low, on purpose."
     )
     aliases = "Instinct323/wiou; other copies let c^2 have a gradient"
@@ -190,7 +190,7 @@ class PIoU(PenaltyLoss):
     paper = "Liu et al., Powerful-IoU, Neural Networks 170, 2024"
     blind_spots = (
         "Nearly flat where P exceeds 2: boxes four of the target's sides apart along one axis, or two along both. "
-        "A box inside the target is not pulled to the centre."
+        "A box inside the target is not pulled to the center."
     )
 
 

@@ -91,7 +91,7 @@ class FocalEIoU(Loss):
 
 @dataclass(frozen=True)
 class Inner(Modifier, PenaltyLoss):
-    """A loss with the IoU of boxes scaled about their own centres; its penalties stay."""
+    """A loss with the IoU of boxes scaled about their own centers; its penalties stay."""
 
     name = "inner"
     title = "Inner-IoU"

@@ -128,15 +128,15 @@ class BCD(GaussianLoss):
 
 @dataclass(frozen=True)
 class KFIoU(GaussianLoss):
-    """Kalman filter IoU loss, with a term for the centres; identical boxes score 0."""
+    """Kalman filter IoU loss, with a term for the centers; identical boxes score 0."""
 
     name = "kf_iou"
     title = "KFIoU"
-    summary = "Overlap of the boxes as Gaussians about one centre, by the product that a Kalman filter takes."
+    summary = "Overlap of the boxes as Gaussians about one center, by the product that a Kalman filter takes."
     formula = "ln(1 + m^T T^-1 m) + 1 - 3 K; K = k / (sqrt(det P) + sqrt(det T) - k); k = sqrt(det(P (P + T)^-1 T))"
     paper = "Yang et al., The KFIoU Loss for Rotated Object Detection, ICLR 2023, arXiv:2201.12558"
-    blind_spots = f"The overlap does not see the centres; the pull of the first term fades as 1 / distance. {_SQUARE}"
-    aliases = "mmrotate KFLoss, whose overlap is 1 / 3 at best and whose centres are compared by Smooth L1"
+    blind_spots = f"The overlap does not see the centers; the pull of the first term fades as 1 / distance. {_SQUARE}"
+    aliases = "mmrotate KFLoss, whose overlap is 1 / 3 at best and whose centers are compared by Smooth L1"
 
     @property
     def has_similarity(self) -> bool:

@@ -64,11 +64,11 @@ class _BoxFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     BOX_FORMAT_XYWH: _BoxFormat.ValueType  # 2
     """Left, top, width, height (COCO)."""
     BOX_FORMAT_CXCYWH: _BoxFormat.ValueType  # 3
-    """Centre x, centre y, width, height (YOLO)."""
+    """Center x, center y, width, height (YOLO)."""
     BOX_FORMAT_CXCYWHA_DEGREES: _BoxFormat.ValueType  # 4
-    """Centre x, centre y, width, height, angle in degrees, from the x axis towards the y axis. 5 numbers."""
+    """Center x, center y, width, height, angle in degrees, from the x axis towards the y axis. 5 numbers."""
     BOX_FORMAT_CXCYWHA_RADIANS: _BoxFormat.ValueType  # 5
-    """Centre x, centre y, width, height, angle in radians, from the x axis towards the y axis. 5 numbers."""
+    """Center x, center y, width, height, angle in radians, from the x axis towards the y axis. 5 numbers."""
     BOX_FORMAT_QUAD: _BoxFormat.ValueType  # 6
     """x and y of four corners in either direction around a convex quadrilateral. 8 numbers."""
 
@@ -82,11 +82,11 @@ BOX_FORMAT_XYXY: BoxFormat.ValueType  # 1
 BOX_FORMAT_XYWH: BoxFormat.ValueType  # 2
 """Left, top, width, height (COCO)."""
 BOX_FORMAT_CXCYWH: BoxFormat.ValueType  # 3
-"""Centre x, centre y, width, height (YOLO)."""
+"""Center x, center y, width, height (YOLO)."""
 BOX_FORMAT_CXCYWHA_DEGREES: BoxFormat.ValueType  # 4
-"""Centre x, centre y, width, height, angle in degrees, from the x axis towards the y axis. 5 numbers."""
+"""Center x, center y, width, height, angle in degrees, from the x axis towards the y axis. 5 numbers."""
 BOX_FORMAT_CXCYWHA_RADIANS: BoxFormat.ValueType  # 5
-"""Centre x, centre y, width, height, angle in radians, from the x axis towards the y axis. 5 numbers."""
+"""Center x, center y, width, height, angle in radians, from the x axis towards the y axis. 5 numbers."""
 BOX_FORMAT_QUAD: BoxFormat.ValueType  # 6
 """x and y of four corners in either direction around a convex quadrilateral. 8 numbers."""
 global___BoxFormat = BoxFormat

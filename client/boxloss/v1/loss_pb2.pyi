@@ -56,7 +56,7 @@ class _CoordinatesEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     COORDINATES_CORNERS: _Coordinates.ValueType  # 1
     """Left, top, right, bottom."""
     COORDINATES_CENTER: _Coordinates.ValueType  # 2
-    """Centre x, centre y, width, height."""
+    """Center x, center y, width, height."""
 
 class Coordinates(_Coordinates, metaclass=_CoordinatesEnumTypeWrapper):
     """Names the four numbers of a box that are compared."""
@@ -66,7 +66,7 @@ COORDINATES_UNSPECIFIED: Coordinates.ValueType  # 0
 COORDINATES_CORNERS: Coordinates.ValueType  # 1
 """Left, top, right, bottom."""
 COORDINATES_CENTER: Coordinates.ValueType  # 2
-"""Centre x, centre y, width, height."""
+"""Center x, center y, width, height."""
 global___Coordinates = Coordinates
 
 class _ProbIouForm:
@@ -405,7 +405,7 @@ global___Giou = Giou
 
 @typing.final
 class Diou(google.protobuf.message.Message):
-    """Represents DIoU: 1 - IoU + the squared distance of the centres over the squared diagonal of the enclosing box."""
+    """Represents DIoU: 1 - IoU + the squared distance of the centers over the squared diagonal of the enclosing box."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -625,7 +625,7 @@ global___BoundedIou = BoundedIou
 
 @typing.final
 class Siou(google.protobuf.message.Message):
-    """Represents SIoU: 1 - IoU + (distance + shape) / 2, with the distance sharpened by the angle between the centres."""
+    """Represents SIoU: 1 - IoU + (distance + shape) / 2, with the distance sharpened by the angle between the centers."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -812,7 +812,7 @@ global___Focal = Focal
 
 @typing.final
 class Inner(google.protobuf.message.Message):
-    """Represents Inner-IoU: the base with the IoU of boxes scaled about their centres; its penalties stay."""
+    """Represents Inner-IoU: the base with the IoU of boxes scaled about their centers; its penalties stay."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -965,8 +965,8 @@ global___Bcd = Bcd
 
 @typing.final
 class KfIou(google.protobuf.message.Message):
-    """Represents KFIoU: ln(1 + the squared Mahalanobis distance of the centres) + 1 - 3 KFIoU, where KFIoU is the overlap of
-    oriented boxes as Gaussians about one centre, at most 1 / 3.
+    """Represents KFIoU: ln(1 + the squared Mahalanobis distance of the centers) + 1 - 3 KFIoU, where KFIoU is the overlap of
+    oriented boxes as Gaussians about one center, at most 1 / 3.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

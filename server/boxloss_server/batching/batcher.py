@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from boxloss.errors import DeadlineExceededError, ServerBusyError
+from boxloss_server.batching.admission import Outcome
 from boxloss_server.batching.backlog import Backlog
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.halves import Compute, in_halves
 from boxloss_server.batching.observer import Observer
 from boxloss_server.batching.unread import Unread, UntilWritten
-
-Result = TypeVar("Result")
 
 _PAUSE = 150e-6
 """Seconds. If the event loop has nothing to do for so long, no call waits to be handed over."""
@@ -35,21 +34,6 @@ _UNREAD_RETRY_AFTER = 0.1
 """Seconds. When a client will have read is not known."""
 _MARGIN = 2e-3
 """Seconds before a request's deadline at which it stops to wait for others."""
-
-
-class Outcome(NamedTuple, Generic[Result]):
-    """A request's result, and how it came about: it waited, then its batch was computed. Times are seconds."""
-
-    result: Result
-    queue_time: float
-    copy_time: float
-    """What the batch took besides its function."""
-    compute_time: float
-    """What the function took."""
-    ended: float
-    """When the batch was over, as time.monotonic() tells it."""
-    batch_requests: int
-    batch_pairs: int
 
 
 class _Entry(NamedTuple):
@@ -180,22 +164,7 @@ class Batcher:
         patient: bool = False,
         until_written: UntilWritten | None = None,
     ) -> Outcome[Any]:
-        """Has a request computed together with others that ask for the same work.
-
-        Args:
-            work: what to compute; requests with equal work share a batch.
-            request: what to compute it for.
-            pairs: how much the request counts against the capacity and the batch.
-            deadline: time, as time.monotonic() tells it, after which nobody waits for the answer.
-            client: who asks; clients take turns.
-            patient: whether to wait for room instead of failing when the queue is full.
-            until_written: keeps the room until the answer is written; without it, the room is free once there is a
-                result. A client that does not read keeps a quarter of the capacity at most, and asks for no more.
-
-        Raises:
-            ServerBusyError: there is no room.
-            DeadlineExceededError: the deadline passed before the batch started; nothing was computed.
-        """
+        """Has a request computed together with others: see `Admission`."""
         room = max(pairs, 1)  # Requests without pairs must not come without bound.
         if patient:
             await self._room(room, client)

@@ -1,4 +1,4 @@
-"""Batches that fail: what one request does must not fail its neighbours."""
+"""Batches that fail: what one request does must not fail its neighbors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = structlog.get_logger()
 
 
 def in_halves(compute: Compute, failed: Callable[[str], None]) -> Compute:
-    """Has a batch that fails computed in halves, and these likewise, down to requests that fail alone.
+    """Has a batch that fails computed in halves, and these in halves, down to requests that fail alone.
 
     The error of such a request is its answer. A request is computed at most once for each level of halves. If there is
     nothing left to compute with, which `compute` tells by a ServerUnavailableError, all are answered with that.

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 from boxloss.errors import QuotaExceededError, ServerBusyError
-from boxloss_server.batching.batcher import Batcher, Outcome
+from boxloss_server.batching.admission import Admission, Outcome
 from boxloss_server.batching.capacity import Capacity
 from boxloss_server.batching.observer import Observer
 from boxloss_server.batching.unread import UntilWritten
 
-_SOON = 0.1
+_RETRY_AFTER = 0.1
 """Seconds after which a client may come again that has too much in the server: when it is done is not known."""
 _MANY = 1024
 """Clients that are remembered without a look at which of them are idle."""
@@ -35,7 +35,7 @@ class Quotas:
         observer: hears what is turned away.
     """
 
-    def __init__(self, batcher: Batcher, pairs_per_second: int, waiting_pairs: int, observer: Observer) -> None:
+    def __init__(self, batcher: Admission, pairs_per_second: int, waiting_pairs: int, observer: Observer) -> None:
         self._batcher = batcher
         self._pairs_per_second = pairs_per_second
         self._waiting_pairs = waiting_pairs
@@ -60,7 +60,7 @@ class Quotas:
         Raises:
             QuotaExceededError: the client has used its quota up, and the request is not patient.
             ServerBusyError: as the batcher does.
-            DeadlineExceededError: likewise.
+            DeadlineExceededError: as the batcher does.
         """
         account = self._account(client)
         room = max(pairs, 1)
@@ -102,7 +102,7 @@ class Quotas:
             raise QuotaExceededError(
                 f"{account.capacity.pairs} pairs of this client wait, of {self._waiting_pairs} that may; send less at "
                 "once",
-                retry_after=_SOON,
+                retry_after=_RETRY_AFTER,
             )
 
     def _account(self, client: Hashable) -> _Account:

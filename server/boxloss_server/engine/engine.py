@@ -26,7 +26,7 @@ from boxloss_server.losses import ratio, similarity
 
 _VECTOR = 64
 """Tiles are filled up to a multiple of this. The CPU computes whole vectors with other instructions than what is
-left over, and so rounds differently: without it, a pair's result would depend on its neighbours."""
+left over, and so rounds differently: without it, a pair's result would depend on its neighbors."""
 
 _TILES = {"cpu": (2**14, 2**11), "cuda": (2**18, 2**15, 2**12)}
 """Pairs that are computed at once: on a CPU what its caches hold, on a GPU what keeps it busy. Fewer where that takes

@@ -75,7 +75,7 @@ class Pairs(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Two sets of boxes of one request, likewise."""
+    """Two sets of boxes of one request, all of one with all of the other."""
 
     rows: Array
     columns: Array

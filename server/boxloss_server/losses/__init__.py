@@ -48,7 +48,7 @@ def box_loss(
 
     Args:
         prediction: boxes of shape (N, 4) as left, top, right, bottom, not inverted.
-        target: likewise; the loss is differentiable once with respect to both.
+        target: boxes of the same shape; the loss is differentiable once with respect to both.
         loss: what to compute.
         image_size: width and height of the image, for losses that need it.
         running_mean: of 1 - IoU, for losses that need it.

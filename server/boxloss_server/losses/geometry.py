@@ -33,7 +33,7 @@ class Geometry:
 
     Args:
         prediction: left, top, right and bottom of the predictions: a tensor of shape (4, ...).
-        target: likewise of the targets; the shapes of the planes broadcast, so (4, N, 1) against (4, 1, M) gives all
+        target: the same of the targets; the shapes of the planes broadcast, so (4, N, 1) against (4, 1, M) gives all
             pairs.
         squared_image_diagonal: for losses that need the image's size.
         running_mean: of 1 - IoU, for losses that need it.
@@ -62,7 +62,7 @@ class Geometry:
         return torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
 
     def scaled(self, factor: float) -> Geometry:
-        """The pairs with all boxes scaled about their own centres."""
+        """The pairs with all boxes scaled about their own centers."""
         boxes = (
             (self._left, self._top, self._right, self._bottom),
             (self._target_left, self._target_top, self._target_right, self._target_bottom),
@@ -121,7 +121,7 @@ class Geometry:
 
     @cached_property
     def dx(self) -> Tensor:
-        """Offset of the centres. Differences first: identical boxes are then exactly 0 apart."""
+        """Offset of the centers. Differences first: identical boxes are then exactly 0 apart."""
         return ((self._left - self._target_left) + (self._right - self._target_right)) / 2
 
     @cached_property
@@ -130,7 +130,7 @@ class Geometry:
 
     @cached_property
     def squared_distance(self) -> Tensor:
-        """Of the centres."""
+        """Of the centers."""
         return self.dx**2 + self.dy**2
 
     @cached_property
@@ -140,7 +140,7 @@ class Geometry:
 
     @cached_property
     def distance(self) -> Tensor:
-        """Squared distance of the centres over the squared diagonal of the enclosing box."""
+        """Squared distance of the centers over the squared diagonal of the enclosing box."""
         return ratio(self.squared_distance, self.squared_diagonal)
 
     @cached_property

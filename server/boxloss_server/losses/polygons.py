@@ -22,16 +22,16 @@ def rectangle_corners(boxes: Tensor) -> Tensor:
     """Corners of rectangles; the first edge is along the width.
 
     Args:
-        boxes: centre x, centre y, width, height and angle, of shape (5, ...). Angles are in radians, from the x axis
+        boxes: center x, center y, width, height and angle, of shape (5, ...). Angles are in radians, from the x axis
             towards the y axis.
 
     Returns:
         Planes of shape (8, ...); at angle 0 left top, right top, right bottom and left bottom.
     """
     x, y, width, height, angle = boxes.unbind()
-    centre, cos, sin = torch.stack([x, y]), angle.cos(), angle.sin()
+    center, cos, sin = torch.stack([x, y]), angle.cos(), angle.sin()
     u, v = torch.stack([cos, sin]) * width / 2, torch.stack([-sin, cos]) * height / 2
-    return torch.cat([centre - u - v, centre + u - v, centre + u + v, centre - u + v])
+    return torch.cat([center - u - v, center + u - v, center + u + v, center - u + v])
 
 
 def area(corners: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ class OrientedGeometry:
 
     Args:
         prediction: x0, y0, ..., x3, y3 of convex quadrilaterals, in either direction: a tensor of shape (8, ...).
-        target: likewise; the shapes of the planes broadcast, so (8, N, 1) against (8, 1, M) gives all pairs.
+        target: the same of the targets; the shapes of the planes broadcast, so (8, N, 1) against (8, 1, M) gives all
+            pairs.
 
     Areas must be finite in the tensors' type. Quotients whose squares would not be are bounded, so that the losses of
     boxes that are very far apart, or very unlike, are finite; at the bound they have no gradient.
@@ -105,12 +106,12 @@ class OrientedGeometry:
 
     @cached_property
     def distance(self) -> Tensor:
-        """Squared distance of the centres over the squared diagonal of the enclosing rectangle."""
+        """Squared distance of the centers over the squared diagonal of the enclosing rectangle."""
         return ratio(_dot(self.offset, self.offset), _dot(self._enclosing_sides, self._enclosing_sides))
 
     @cached_property
     def offset(self) -> Tensor:
-        """Vector from the target's centre to the prediction's, a box's centre being the mean of its corners."""
+        """Vector from the target's center to the prediction's, a box's center being the mean of its corners."""
         difference = self._prediction - self._target
         return torch.stack([difference[0::2].mean(0), difference[1::2].mean(0)])
 
@@ -169,17 +170,17 @@ class OrientedGeometry:
 
     @cached_property
     def prediction_offset(self) -> Tensor:
-        """Squared distance of the centres in the prediction's units, m^T P^-1 m."""
+        """Squared distance of the centers in the prediction's units, m^T P^-1 m."""
         return self._offset(self._half_axes, self._size, self._size)
 
     @cached_property
     def target_offset(self) -> Tensor:
-        """Squared distance of the centres in the target's units, m^T T^-1 m."""
+        """Squared distance of the centers in the target's units, m^T T^-1 m."""
         return self._offset(self._target_half_axes, self._target_size, self._target_size)
 
     @cached_property
     def common_offset(self) -> Tensor:
-        """Squared distance of the centres in the units of both, m^T (r P^-1 + T^-1 / r) m."""
+        """Squared distance of the centers in the units of both, m^T (r P^-1 + T^-1 / r) m."""
         sizes = self._size, self._target_size
         return self._offset(self._half_axes, *sizes) + self._offset(self._target_half_axes, *sizes)
 

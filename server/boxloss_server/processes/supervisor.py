@@ -23,16 +23,17 @@ from boxloss_server.processes.totals import Totals
 from boxloss_server.settings import Settings
 from boxloss_server.signals import on_stop
 
-_SOON = 60.0
+_SHORT_LIFE = 60.0
+"""Seconds. A process that ends sooner is replaced after a pause."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _MARGIN = 5.0
 """Seconds beyond the grace after which a process that has not ended is killed; it exits by itself a second after it."""
 _BEATS = 10
 """Beats in the time after which a process hangs."""
-_PATIENCE = 1.5
+_HANG_FACTOR = 1.5
 """How much longer than itself its supervisor waits: a process that can had better say itself what hangs."""
-_START_PATIENCE = 4.0
+_START_HANG_FACTOR = 4.0
 """How much longer it waits for a process that starts: from a cold disk, importing torch takes minutes."""
 _SHORTEST_START = 30.0
 """Seconds that a starting process may always be silent: on a busy machine, importing torch takes many."""
@@ -208,7 +209,7 @@ class Supervisor:
     async def _serves(self, number: int) -> Report:
         """Waits until a process serves. Kills it if it hangs meanwhile."""
         timeout = self._settings.hang_timeout_s and max(
-            _START_PATIENCE * self._settings.hang_timeout_s, _SHORTEST_START
+            _START_HANG_FACTOR * self._settings.hang_timeout_s, _SHORTEST_START
         )
         child = self._children[number]
         try:
@@ -269,7 +270,7 @@ class Supervisor:
                 return 0
 
     async def _kill_if_it_hangs(self, number: int) -> bool:
-        timeout = _PATIENCE * self._settings.hang_timeout_s
+        timeout = _HANG_FACTOR * self._settings.hang_timeout_s
         hangs = await self._children[number].hangs(timeout)
         if hangs:
             _log.error("a process hangs and is killed", process=number, timeout_s=timeout)
@@ -303,7 +304,7 @@ class Pauses:
 
     def after(self, lived: float) -> float:
         """The seconds to wait after a process that lived so many seconds."""
-        pause = self._next if lived < _SOON else 0.0
+        pause = self._next if lived < _SHORT_LIFE else 0.0
         self._next = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
         return pause
 

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-_PATIENCE = 2.0
+_STATUS_TIMEOUT = 2.0
 """Seconds that a process has to tell its metrics; after that its last ones count, and it does not serve."""
 
 _EARLIEST = ("boxloss_certificate_expiry_timestamp_seconds", "boxloss_files_read_timestamp_seconds")
@@ -99,7 +99,7 @@ def scrape(port: int) -> list[Metric]:
         f"http://127.0.0.1:{port}/metrics",
         headers={"Accept": "application/openmetrics-text; version=1.0.0"},  # Tells counters and infos from gauges.
     )
-    with _WITHOUT_PROXY.open(request, timeout=_PATIENCE) as response:
+    with _WITHOUT_PROXY.open(request, timeout=_STATUS_TIMEOUT) as response:
         text = response.read().decode()
     return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
 

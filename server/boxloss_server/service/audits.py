@@ -19,7 +19,7 @@ from boxloss.contract.wire import refuse_unknown_fields
 from boxloss.errors import InputError, InvalidInputError, RequestTooLargeError, Violation
 from boxloss.v1.array_pb2 import Array
 from boxloss.v1.audit_service_pb2 import AuditImage, AuditRequest, AuditResponse
-from boxloss_server.batching import Batcher, Quotas, UntilWritten
+from boxloss_server.batching import Admission, UntilWritten
 from boxloss_server.engine.overlaps import ImageBoxes, Overlap
 from boxloss_server.security import Access, Context
 from boxloss_server.service.bulk import reader
@@ -41,7 +41,7 @@ class AuditServicer:
     """Answers the RPC. Overlaps are computed in batches with those of other images; the rules run in a thread.
 
     Args:
-        batcher: computes.
+        admission: where requests are submitted to be computed.
         limits: on an image.
         metrics: where findings are counted.
         access: tells the callers apart.
@@ -49,9 +49,9 @@ class AuditServicer:
     """
 
     def __init__(
-        self, batcher: Batcher | Quotas, limits: Limits, metrics: Metrics, access: Access, streams: Streams
+        self, admission: Admission, limits: Limits, metrics: Metrics, access: Access, streams: Streams
     ) -> None:
-        self._batcher = batcher
+        self._admission = admission
         self._limits = limits
         self._metrics = metrics
         self._access = access
@@ -63,7 +63,7 @@ class AuditServicer:
         return {"Audit": grpc.stream_stream_rpc_method_handler(self._audit, _read, bytes)}
 
     async def _audit(self, requests: AsyncIterator[AuditRequest], context: Context) -> AsyncIterator[bytes]:
-        audit = _Audit(self._batcher, self._limits, self._metrics, deadline_of(context), self._access.client(context))
+        audit = _Audit(self._admission, self._limits, self._metrics, deadline_of(context), self._access.client(context))
         async for answer in self._streams.answers(requests, audit.answer, context):
             if answer:
                 await audit.add(answer)
@@ -83,10 +83,8 @@ class Answer(NamedTuple):
 class _Audit:
     """One call."""
 
-    def __init__(
-        self, batcher: Batcher | Quotas, limits: Limits, metrics: Metrics, deadline: float, client: str
-    ) -> None:
-        self._batcher = batcher
+    def __init__(self, admission: Admission, limits: Limits, metrics: Metrics, deadline: float, client: str) -> None:
+        self._admission = admission
         self._limits = limits
         self._metrics = metrics
         self._deadline = deadline
@@ -112,7 +110,7 @@ class _Audit:
         pairs = self._pairs(request.image)
         image = await self._aside(pairs, self._image, request.image)
         boxes = _boxes_of(image)
-        outcome = await self._batcher.submit(
+        outcome = await self._admission.submit(
             Overlap(), boxes, pairs, self._deadline, self._client, patient=True, until_written=until_written
         )
         audited, written = await asyncio.to_thread(self._findings, image, outcome.result)

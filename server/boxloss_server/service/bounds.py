@@ -71,7 +71,7 @@ def check(kind: Descriptor, data: bytes, limits: Limits) -> None:
 
     Raises:
         RequestTooLargeError: a repeated field has too many elements, or the message too many fields.
-        InvalidInputError: likewise of losses; or a text is too long.
+        InvalidInputError: there are too many losses, or a text is too long.
         UnsupportedError: a field is newer than this server.
         DecodeError: the bytes are no message.
     """

@@ -103,14 +103,18 @@ class Calls:
         call.context = context
         return call
 
-    async def before_end(self) -> None:
+    async def before_end(self, context: Context) -> None:
         """To be called where the call of this task has only its status left to tell. While the server drains, returns
         when the client has received all else.
         """
         if self.draining:
-            call = self._current()
+            call = self.begin(context)
             call.sent = time.monotonic()
             await self._delivery.done(call.sent, call.peer)
+
+    def stopped(self) -> bool:
+        """Whether the call of this task was cancelled because the server ends."""
+        return self._current().stopped
 
     async def drain(self) -> None:
         """Returns when the calls under way are over and their clients have received the answers. Others may come."""

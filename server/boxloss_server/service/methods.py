@@ -25,7 +25,7 @@ from boxloss.errors import (
 from boxloss_server.batching import Batcher
 from boxloss_server.security import Access, Context
 from boxloss_server.service.bounds import check
-from boxloss_server.service.calls import Call, Calls
+from boxloss_server.service.calls import Calls
 from boxloss_server.service.compression import Decompression
 from boxloss_server.service.decode import Limits
 from boxloss_server.service.health import MAX_REQUEST_BYTES, SERVICE_NAME
@@ -81,9 +81,9 @@ class Methods(grpc.GenericRpcHandler):
         self._calls = calls
         self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
-        self._strangers: dict[str, Handler] = {}
+        self._unauthenticated: dict[str, Handler] = {}
         """What answers calls without a token."""
-        self._late: dict[str, Handler] = {}
+        self._when_full: dict[str, Handler] = {}
         """What answers calls for which there is no room."""
         self._last: dict[str, Handler] = {}
         """What answers calls that may be the last of their connections."""
@@ -92,10 +92,10 @@ class Methods(grpc.GenericRpcHandler):
         """The handler of a call; without one, gRPC answers UNIMPLEMENTED."""
         self._calls.come()
         path = handler_call_details.method
-        if path in self._strangers and not self._access.admits(handler_call_details.invocation_metadata):
-            return self._strangers[path]
-        if path in self._late and self._batcher.full:
-            return self._late[path]
+        if path in self._unauthenticated and not self._access.admits(handler_call_details.invocation_metadata):
+            return self._unauthenticated[path]
+        if path in self._when_full and self._batcher.full:
+            return self._when_full[path]
         if self._calls.draining and path in self._last:
             return self._last[path]
         return self._handlers.get(path)
@@ -111,9 +111,9 @@ class Methods(grpc.GenericRpcHandler):
             if wrapped.unary_unary:
                 self._last[path] = _last(wrapped.unary_unary, self._calls)
             if self._access.restricted and service != SERVICE_NAME:
-                self._strangers[path] = self._refusal(service, name, handler, self._refuse_stranger)
+                self._unauthenticated[path] = self._refusal(service, name, handler, self._refuse_unauthenticated)
             if path in self._computing:
-                self._late[path] = self._refusal(service, name, handler, self._batcher.refuse)
+                self._when_full[path] = self._refusal(service, name, handler, self._batcher.refuse)
 
     def _wrapped(self, service: str, name: str, handler: Handler) -> Handler:
         if service == SERVICE_NAME:
@@ -131,7 +131,7 @@ class Methods(grpc.GenericRpcHandler):
             if tracing:
                 stream = tracing.stream(f"{service}/{name}", stream)
             return grpc.stream_stream_rpc_method_handler(stream, None, None)
-        watch = _watch(handler, parse, self._metrics.rpc("server_stream", service, name))
+        watch = _watch(handler, parse, self._metrics.rpc("server_stream", service, name), self._calls)
         return grpc.unary_stream_rpc_method_handler(watch, None, handler.response_serializer)
 
     def _parser(self, service: str, name: str, handler: Handler) -> Parse:
@@ -162,37 +162,74 @@ class Methods(grpc.GenericRpcHandler):
         refusal: Handler = grpc.stream_stream_rpc_method_handler(answers, None, None)
         return grpc.stream_stream_rpc_method_handler(_stream(refusal, _as_it_is, metrics, self._calls), None, None)
 
-    def _refuse_stranger(self) -> UnauthenticatedError:
+    def _refuse_unauthenticated(self) -> UnauthenticatedError:
         self._metrics.rejected("unauthenticated")
         return UnauthenticatedError("the call has no token that this server knows; send 'authorization: Bearer TOKEN'")
+
+
+class _Handling:
+    """What all calls have in common: they are timed and counted, and what goes wrong becomes their status."""
+
+    __slots__ = ("_calls", "_code", "_context", "_metrics", "_started")
+
+    def __init__(self, metrics: RpcMetrics, calls: Calls, context: Context) -> None:
+        self._started = time.perf_counter()
+        metrics.started()
+        self._metrics = metrics
+        self._calls = calls
+        self._context = context
+        self._code = "OK"
+
+    async def failed(self, error: BaseException) -> None:
+        """Ends the call with the status of an error, unless it has ended.
+
+        Raises:
+            AbortError: its caller has been told.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            await self._cancelled()
+        elif isinstance(error, grpc.aio.AbortError):
+            self._code = self._context.code().name  # So the handlers of gRPC's own services end a call.
+        else:
+            known = _known(error)
+            self._metrics.refused(known)
+            status = status_of(known)
+            self._code = status.code.name
+            await self._calls.before_end(self._context)
+            await _abort(self._context, status)
+
+    def over(self) -> None:
+        """Counts the call."""
+        self._metrics.handled(self._code, time.perf_counter() - self._started)
+
+    async def _cancelled(self) -> None:
+        """Tells the caller if it was the server who cancelled."""
+        if self._calls.stopped():
+            error = ServerUnavailableError("the server is shutting down; send the call to another, or later")
+            self._code = error.code
+            with contextlib.suppress(grpc.aio.AbortError):
+                await _abort(self._context, status_of(error))
+        else:
+            self._code = cancellation(self._context)
+
+
+_FAILURES = (Exception, asyncio.CancelledError)
 
 
 def _unary(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -> Any:
     answer, serialize = handler.unary_unary, handler.response_serializer
 
     async def unary(data: bytes, context: Context) -> bytes:
-        started = time.perf_counter()
-        metrics.started()
+        handling = _Handling(metrics, calls, context)
         call = calls.begin(context)
-        code = "OK"
         try:
             response: bytes = serialize(await answer(await parse(data), context))
             return call.sends(response)
-        except asyncio.CancelledError:
-            code = await _cancelled(call)
+        except _FAILURES as error:
+            await handling.failed(error)
             raise
-        except grpc.aio.AbortError:
-            code = _aborted(context)
-            raise
-        except Exception as error:
-            known = _known(error)
-            metrics.refused(known)
-            status = status_of(known)
-            code = status.code.name
-            await calls.before_end()
-            await _abort(context, status)
         finally:
-            metrics.handled(code, time.perf_counter() - started)
+            handling.over()
 
     return unary
 
@@ -202,65 +239,45 @@ def _last(unary: Callable[[bytes, Context], Awaitable[bytes]], calls: Calls) -> 
 
     async def last(data: bytes, context: Context) -> AsyncIterator[bytes]:
         yield await unary(data, context)
-        await calls.before_end()
+        await calls.before_end(context)
 
     handler: Handler = grpc.unary_stream_rpc_method_handler(last, None, None)
     return handler
 
 
 def _stream(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -> Any:
-    serialize = handler.response_serializer
+    answers, serialize = handler.stream_stream, handler.response_serializer
 
     async def stream(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        started = time.perf_counter()
-        metrics.started()
+        handling = _Handling(metrics, calls, context)
         call = calls.begin(context)
-        code = "OK"
         try:
-            async for response in handler.stream_stream(_parsed(parse, messages), context):
+            async for response in answers(_parsed(parse, messages), context):
                 yield call.sends(serialize(response))
                 call.has_sent()
-            await calls.before_end()
-        except asyncio.CancelledError:
-            code = await _cancelled(call)
+            await calls.before_end(context)
+        except _FAILURES as error:
+            await handling.failed(error)
             raise
-        except grpc.aio.AbortError:
-            code = _aborted(context)
-            raise
-        except Exception as error:
-            known = _known(error)
-            metrics.refused(known)
-            status = status_of(known)
-            code = status.code.name
-            await calls.before_end()
-            await _abort(context, status)
         finally:
-            metrics.handled(code, time.perf_counter() - started)
+            handling.over()
 
     return stream
 
 
-def _watch(handler: Handler, parse: Parse, metrics: RpcMetrics) -> Any:
+def _watch(handler: Handler, parse: Parse, metrics: RpcMetrics, calls: Calls) -> Any:
     """For methods that write their answers to the context."""
+    answers = handler.unary_stream
 
     async def watch(data: bytes, context: Context) -> None:
-        started = time.perf_counter()
-        metrics.started()
-        code = "OK"
+        handling = _Handling(metrics, calls, context)
         try:
-            await handler.unary_stream(await parse(data), context)
-        except asyncio.CancelledError:
-            code = cancellation(context)
+            await answers(await parse(data), context)
+        except _FAILURES as error:
+            await handling.failed(error)
             raise
-        except grpc.aio.AbortError:
-            code = _aborted(context)
-            raise
-        except Exception as error:
-            status = status_of(_known(error))
-            code = status.code.name
-            await _abort(context, status)
         finally:
-            metrics.handled(code, time.perf_counter() - started)
+            handling.over()
 
     return watch
 
@@ -288,28 +305,7 @@ async def _parsed(parse: Parse, messages: AsyncIterator[bytes]) -> AsyncIterator
         yield await parse(data)
 
 
-async def _cancelled(call: Call) -> str:
-    """The code of a call that was cancelled, unless the server has done so: then its caller is told.
-
-    Raises:
-        AbortError: the caller has been told.
-    """
-    assert call.context
-    if call.stopped:
-        error = ServerUnavailableError("the server is shutting down; send the call to another, or later")
-        with contextlib.suppress(grpc.aio.AbortError):
-            await _abort(call.context, status_of(error))
-        return error.code
-    return cancellation(call.context)
-
-
-def _aborted(context: Context) -> str:
-    """The code of a call that its handler has ended itself, as those of gRPC's own services do."""
-    code: grpc.StatusCode = context.code()
-    return code.name
-
-
-def _known(error: Exception) -> BoxlossError:
+def _known(error: BaseException) -> BoxlossError:
     """The error that a call ends with; what is unforeseen goes to the log."""
     if isinstance(error, BoxlossError):
         return error

@@ -128,11 +128,11 @@ class Server:
         self._metrics.watch(capacity, self._batcher, device)
         limits = Limits(settings.max_message_bytes, settings.max_request_pairs)
         quotas = settings.client_pairs_per_second, settings.client_waiting_pairs
-        rationed = Quotas(self._batcher, *quotas, self._metrics) if any(quotas) else self._batcher
+        admission = Quotas(self._batcher, *quotas, self._metrics) if any(quotas) else self._batcher
         access = Access(self._tokens, settings.tls_client_ca is not None, any(quotas))
         self._streams = Streams()
-        losses = LossServicer(rationed, limits, self.device, self._metrics, access, self._streams, self._tracing)
-        audits = AuditServicer(rationed, limits, self._metrics, access, self._streams)
+        losses = LossServicer(admission, limits, self.device, self._metrics, access, self._streams, self._tracing)
+        audits = AuditServicer(admission, limits, self._metrics, access, self._streams)
         self._grpc = grpc.aio.server(options=channel_arguments(settings, self._shares_port))
         # Takes services as a server does.
         methods: Any = Methods(self._metrics, access, self._batcher, _COMPUTING, limits, self._calls, self._tracing)

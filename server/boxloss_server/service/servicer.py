@@ -19,7 +19,7 @@ from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses import CATALOGUE
 from boxloss.v1 import loss_service_pb2
 from boxloss_server import __version__
-from boxloss_server.batching import Batcher, Outcome, Quotas, UntilWritten
+from boxloss_server.batching import Admission, Outcome, UntilWritten
 from boxloss_server.security import Access, Context
 from boxloss_server.service.bulk import Received, reader
 from boxloss_server.service.calls import when_over
@@ -44,7 +44,7 @@ class LossServicer:
     """Answers the RPCs, in messages that are written. Errors leave it as `BoxlossError`.
 
     Args:
-        batcher: computes.
+        admission: where requests are submitted to be computed.
         limits: on a request.
         device: name of the device that computes.
         metrics: where what is asked for is counted, and how long answers take to write.
@@ -55,7 +55,7 @@ class LossServicer:
 
     def __init__(
         self,
-        batcher: Batcher | Quotas,
+        admission: Admission,
         limits: Limits,
         device: str,
         metrics: Metrics,
@@ -63,7 +63,7 @@ class LossServicer:
         streams: Streams,
         tracing: Tracing | None = None,
     ) -> None:
-        self._batcher = batcher
+        self._admission = admission
         self._limits = limits
         self._metrics = metrics
         self._access = access
@@ -107,7 +107,9 @@ class LossServicer:
         self._metrics.asked(work.box_format)
         self._metrics.masked(len(grid.masked_rows) + len(grid.masked_columns))
         pairs, deadline, client = pairs_of(grid), deadline_of(context), self._access.client(context)
-        outcome = await self._batcher.submit(work, grid, pairs, deadline, client, until_written=until_written(context))
+        outcome = await self._admission.submit(
+            work, grid, pairs, deadline, client, until_written=until_written(context)
+        )
         return await self._written(partial(encode_matrix, request.message, grid, outcome), pairs, outcome)
 
     async def _list_losses(
@@ -144,7 +146,7 @@ class LossServicer:
         self._metrics.asked(asked.work.box_format, *[loss.name for loss in asked.work.losses])
         self._metrics.masked(len(asked.pairs.masked))
         size = len(asked.pairs.predictions) * len(asked.work.losses)
-        outcome = await self._batcher.submit(asked.work, asked.pairs, size, deadline, client, patient, until_written)
+        outcome = await self._admission.submit(asked.work, asked.pairs, size, deadline, client, patient, until_written)
         return await self._written(lambda: wrapped(encode_evaluation(asked, outcome)), size, outcome)
 
     async def _written(self, encode: Callable[[], list[Part]], pairs: int, outcome: Outcome[Any]) -> bytes:

@@ -29,7 +29,7 @@ _ROOM = 2048
 are over 8 KiB."""
 
 
-_WAY = 0.05
+_CLOCK_SLACK = 0.05
 """Seconds. A caller's clock started before the server's did: at its deadline it cancels so much earlier at most."""
 
 
@@ -66,7 +66,7 @@ def status_of(error: BoxlossError) -> Status:
 def cancellation(context: Context) -> str:
     """The code of a call that was cancelled: by its caller, or by its deadline."""
     remaining = context.time_remaining()
-    return "CANCELLED" if remaining is None or remaining > _WAY else "DEADLINE_EXCEEDED"
+    return "CANCELLED" if remaining is None or remaining > _CLOCK_SLACK else "DEADLINE_EXCEEDED"
 
 
 def _fitting(error: InputError) -> InputError:

@@ -64,7 +64,7 @@ class Report:
 
     Attributes:
         labels: where they come from.
-        predictions: likewise; None where there were none.
+        predictions: where they come from; None where there were none.
         rules: of the audit.
         summary: of all images.
         findings: those to show, the surest first.
