@@ -1,4 +1,4 @@
-"""Small calls in company: they ride in few messages, and each caller notices nothing but its speed."""
+"""Small concurrent calls are sent together, and each caller notices nothing but its speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who rides with whom: lanes, and the coalescers of threads and tasks over a way that the test holds in its hands."""
+"""Which calls are sent together: lanes, and the coalescers of threads and tasks, over a transport held by the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small calls of tasks in company; `boxloss.calls.coalescing` says who rides with whom."""
+"""Small calls of tasks, sent together; `boxloss.calls.coalescing` says which."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Connection:
         timeout: seconds that a call may take, unless it says otherwise.
         metrics: where calls are counted, if anywhere.
         tracing: whether messages carry the caller's trace, and have a span.
-        tls: None for none.
+        tls: TLS settings; without them the connection is plain.
         token: what is sent with every call, if anything.
 
     Raises:
@@ -82,7 +82,7 @@ class Connection:
         return None if timeout is None else time.monotonic() + arguments.seconds(timeout)
 
     def _lane(self, question: Question, timeout: float | None, server: ServerInfo) -> Lane[Any] | None:
-        """The lane of a small question; None where its answer would differ in company, or it needs none."""
+        """The lane of a small question; None where its answer would differ if sent with others, or it needs none."""
         kind = question.kind
         if kind.options.running_mean is not None or question.crowd is not None or not 0 < question.pairs <= CALL_PAIRS:
             return None

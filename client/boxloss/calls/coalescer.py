@@ -1,4 +1,4 @@
-"""Small calls of threads in company; `boxloss.calls.coalescing` says who rides with whom."""
+"""Small calls of threads, sent together; `boxloss.calls.coalescing` says which."""
 
 from __future__ import annotations
 

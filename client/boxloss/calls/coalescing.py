@@ -1,4 +1,4 @@
-"""Small calls in company: what many callers ask at the same time rides in few messages.
+"""Small concurrent calls: what many callers ask at the same time is sent in few messages.
 
 Calls that ask the same about different pairs share a lane. While fewer than two messages of a lane are on their way, a
 call leaves at once and alone: a lone caller waits for nobody. Calls that come meanwhile wait, and ride together as soon

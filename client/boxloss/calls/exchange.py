@@ -372,7 +372,7 @@ def _number(choices: dict[str, int], word: str, field: str) -> int:
 
 
 def _part(name: str, part: Slice) -> str:
-    """Rows that an error counts are counted from the start of the part."""
+    """Row numbers in an error count from the start of this part."""
     return f"{name}[{part.start}:{part.stop}]"
 
 

@@ -51,7 +51,7 @@ from boxloss.files.exports.findings import row_of
 from boxloss.files.join import EXAMPLES, Joined, Mismatch, by_annotator, join
 from boxloss.files.problems import Problem
 
-if TYPE_CHECKING:  # Only who audits needs the packages of the extra.
+if TYPE_CHECKING:  # Only audits need the extra's packages.
     from boxloss.files.pictures import Pictures
 
 EXIT_FOUND = 4

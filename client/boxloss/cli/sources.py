@@ -13,7 +13,7 @@ from boxloss.errors import InvalidInputError, fault
 from boxloss.files.annotations import Source
 from boxloss.files.problems import Problem
 
-if TYPE_CHECKING:  # Only who audits needs the packages of the extra.
+if TYPE_CHECKING:  # Only audits need the extra's packages.
     from boxloss.files.pictures import Pictures
 
 _FORMATS = "coco, yolo, voc, cvat, labelstudio, openimages, mot, csv or txt"

@@ -43,7 +43,7 @@ class Transport:
         address: "host:port" or "unix:/path/of/socket"; of several servers, a list of "host:port", or "dns:///name:port".
         metrics: where calls are counted, if anywhere.
         tracing: whether messages carry the caller's trace, and have a span.
-        tls: None for none.
+        tls: TLS settings; without them the connection is plain.
         token: what is sent with every call, if anything.
 
     Attributes:

@@ -46,7 +46,7 @@ class LossDescription(google.protobuf.message.Message):
     axis_aligned: builtins.bool
     """Whether it is defined for axis-aligned boxes. Of a modifier: over some base."""
     oriented: builtins.bool
-    """Whether it is defined for oriented boxes, likewise."""
+    """Whether it is defined for oriented boxes; of a modifier, over some base."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParameterDescription]:
         """Its parameters, in the order of the contract."""

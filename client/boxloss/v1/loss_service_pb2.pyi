@@ -309,7 +309,7 @@ class LossResult(google.protobuf.message.Message):
 
     @property
     def target_gradient(self) -> boxloss.v1.array_pb2.Array:
-        """Likewise with respect to its target."""
+        """Gradient of the same loss with respect to its target."""
 
     def __init__(
         self,
@@ -436,7 +436,7 @@ class PairwiseIouRequest(google.protobuf.message.Message):
 
     @property
     def b(self) -> boxloss.v1.array_pb2.Array:
-        """Boxes of the matrix's columns, shape (M, 4) likewise."""
+        """Boxes of the matrix's columns, shape (M, 4), or as the format says."""
 
     @property
     def similarity(self) -> boxloss.v1.loss_pb2.Loss:
@@ -496,7 +496,7 @@ class PairwiseIouResponse(google.protobuf.message.Message):
 
     @property
     def masked_columns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Columns that were masked, likewise."""
+        """Columns that were masked."""
 
     @property
     def execution(self) -> global___Execution:
