@@ -7,7 +7,7 @@ PROTOS := $(wildcard proto/boxloss/v1/*.proto)
 DISTRIBUTIONS := --editable 'client[audit,cli]' --editable server
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test fuzz fuzzquick mutants lint format proto docs requirements compat bench benchquick benchmemory bench-audit clean
+.PHONY: help demo serve test fuzz fuzzquick mutants lint format proto released docs requirements compat bench benchquick benchmemory bench-audit clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,7 @@ lint: .venv/dev ## check style, types, imports and the contract
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against proto/released.binpb
 
 format: .venv/dev ## bring code and contract into their form
 	$(BIN)/ruff check --fix .
@@ -49,6 +50,9 @@ format: .venv/dev ## bring code and contract into their form
 
 proto: .venv-proto/installed ## generate the stubs from the contract
 	$(PROTO_BIN)/python proto/generate.py client
+
+released: .venv/dev ## write down the contract of a release, which later ones only add to
+	$(BIN)/buf build --exclude-source-info --output proto/released.binpb
 
 docs: .venv/dev ## write docs/losses.md and its pictures, and the table of settings
 	$(BIN)/python docs/generate.py

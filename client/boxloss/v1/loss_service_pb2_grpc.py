@@ -28,6 +28,29 @@ if _version_not_supported:
 class LossServiceStub(object):
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
 
+    EvaluateRequest
+    ├─ predictions, targets, weights: Array, with one Dtype and BoxFormat
+    ├─ losses: Loss, a message of parameters for each kind
+    └─ Reduction, InvalidBoxes, ImageSize
+    EvaluateResponse
+    ├─ results: LossResult, one for each loss
+    │   └─ loss, prediction_gradient, target_gradient: Array
+    ├─ iou: Array
+    └─ Execution
+    EvaluateStreamRequest: one EvaluateRequest;  EvaluateStreamResponse: one EvaluateResponse
+    PairwiseIouRequest
+    ├─ a, b: Array, with one Dtype and BoxFormat
+    ├─ IouMetric, or a Loss as similarity
+    └─ InvalidBoxes, ImageSize
+    PairwiseIouResponse
+    ├─ matrix: Array
+    └─ Execution
+    ListLossesResponse
+    ├─ losses: LossDescription
+    │   └─ parameters: ParameterDescription, each with its Range
+    ├─ metrics: IouMetric
+    └─ Limits
+
     Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
 
     code                reason              besides     what to do
@@ -85,6 +108,29 @@ class LossServiceStub(object):
 
 class LossServiceServicer(object):
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
+
+    EvaluateRequest
+    ├─ predictions, targets, weights: Array, with one Dtype and BoxFormat
+    ├─ losses: Loss, a message of parameters for each kind
+    └─ Reduction, InvalidBoxes, ImageSize
+    EvaluateResponse
+    ├─ results: LossResult, one for each loss
+    │   └─ loss, prediction_gradient, target_gradient: Array
+    ├─ iou: Array
+    └─ Execution
+    EvaluateStreamRequest: one EvaluateRequest;  EvaluateStreamResponse: one EvaluateResponse
+    PairwiseIouRequest
+    ├─ a, b: Array, with one Dtype and BoxFormat
+    ├─ IouMetric, or a Loss as similarity
+    └─ InvalidBoxes, ImageSize
+    PairwiseIouResponse
+    ├─ matrix: Array
+    └─ Execution
+    ListLossesResponse
+    ├─ losses: LossDescription
+    │   └─ parameters: ParameterDescription, each with its Range
+    ├─ metrics: IouMetric
+    └─ Limits
 
     Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
 
@@ -176,6 +222,29 @@ def add_LossServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LossService(object):
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
+
+    EvaluateRequest
+    ├─ predictions, targets, weights: Array, with one Dtype and BoxFormat
+    ├─ losses: Loss, a message of parameters for each kind
+    └─ Reduction, InvalidBoxes, ImageSize
+    EvaluateResponse
+    ├─ results: LossResult, one for each loss
+    │   └─ loss, prediction_gradient, target_gradient: Array
+    ├─ iou: Array
+    └─ Execution
+    EvaluateStreamRequest: one EvaluateRequest;  EvaluateStreamResponse: one EvaluateResponse
+    PairwiseIouRequest
+    ├─ a, b: Array, with one Dtype and BoxFormat
+    ├─ IouMetric, or a Loss as similarity
+    └─ InvalidBoxes, ImageSize
+    PairwiseIouResponse
+    ├─ matrix: Array
+    └─ Execution
+    ListLossesResponse
+    ├─ losses: LossDescription
+    │   └─ parameters: ParameterDescription, each with its Range
+    ├─ metrics: IouMetric
+    └─ Limits
 
     Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
 

@@ -20,6 +20,29 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class LossServiceStub:
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
 
+      EvaluateRequest
+       ├─ predictions, targets, weights: Array, with one Dtype and BoxFormat
+       ├─ losses: Loss, a message of parameters for each kind
+       └─ Reduction, InvalidBoxes, ImageSize
+      EvaluateResponse
+       ├─ results: LossResult, one for each loss
+       │   └─ loss, prediction_gradient, target_gradient: Array
+       ├─ iou: Array
+       └─ Execution
+      EvaluateStreamRequest: one EvaluateRequest;  EvaluateStreamResponse: one EvaluateResponse
+      PairwiseIouRequest
+       ├─ a, b: Array, with one Dtype and BoxFormat
+       ├─ IouMetric, or a Loss as similarity
+       └─ InvalidBoxes, ImageSize
+      PairwiseIouResponse
+       ├─ matrix: Array
+       └─ Execution
+      ListLossesResponse
+       ├─ losses: LossDescription
+       │   └─ parameters: ParameterDescription, each with its Range
+       ├─ metrics: IouMetric
+       └─ Limits
+
     Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
 
       code                reason              besides     what to do
@@ -78,6 +101,29 @@ class LossServiceStub:
 class LossServiceAsyncStub:
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
 
+      EvaluateRequest
+       ├─ predictions, targets, weights: Array, with one Dtype and BoxFormat
+       ├─ losses: Loss, a message of parameters for each kind
+       └─ Reduction, InvalidBoxes, ImageSize
+      EvaluateResponse
+       ├─ results: LossResult, one for each loss
+       │   └─ loss, prediction_gradient, target_gradient: Array
+       ├─ iou: Array
+       └─ Execution
+      EvaluateStreamRequest: one EvaluateRequest;  EvaluateStreamResponse: one EvaluateResponse
+      PairwiseIouRequest
+       ├─ a, b: Array, with one Dtype and BoxFormat
+       ├─ IouMetric, or a Loss as similarity
+       └─ InvalidBoxes, ImageSize
+      PairwiseIouResponse
+       ├─ matrix: Array
+       └─ Execution
+      ListLossesResponse
+       ├─ losses: LossDescription
+       │   └─ parameters: ParameterDescription, each with its Range
+       ├─ metrics: IouMetric
+       └─ Limits
+
     Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
 
       code                reason              besides     what to do
@@ -134,6 +180,29 @@ class LossServiceAsyncStub:
 
 class LossServiceServicer(metaclass=abc.ABCMeta):
     """Evaluates bounding-box regression losses, their gradients and IoU matrices.
+
+      EvaluateRequest
+       ├─ predictions, targets, weights: Array, with one Dtype and BoxFormat
+       ├─ losses: Loss, a message of parameters for each kind
+       └─ Reduction, InvalidBoxes, ImageSize
+      EvaluateResponse
+       ├─ results: LossResult, one for each loss
+       │   └─ loss, prediction_gradient, target_gradient: Array
+       ├─ iou: Array
+       └─ Execution
+      EvaluateStreamRequest: one EvaluateRequest;  EvaluateStreamResponse: one EvaluateResponse
+      PairwiseIouRequest
+       ├─ a, b: Array, with one Dtype and BoxFormat
+       ├─ IouMetric, or a Loss as similarity
+       └─ InvalidBoxes, ImageSize
+      PairwiseIouResponse
+       ├─ matrix: Array
+       └─ Execution
+      ListLossesResponse
+       ├─ losses: LossDescription
+       │   └─ parameters: ParameterDescription, each with its Range
+       ├─ metrics: IouMetric
+       └─ Limits
 
     Errors that the server makes carry a google.rpc.ErrorInfo, whose domain is "boxloss":
 
