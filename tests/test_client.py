@@ -322,11 +322,11 @@ def _wrong(value: Any) -> Any:
 
 
 BAD_CALLS: dict[str, tuple[Callable[[boxloss.Client], Any], str]] = {
-    "a single box": (lambda c: c.evaluate(A[0], B, CIoU()), r"predictions: has shape \(4,\); give \(N, 4\)"),
+    "a single box": (lambda c: c.evaluate(A[0], B, CIoU()), r"predictions: has shape \(4,\); give \(N, 4\)"),  # type: ignore[arg-type]
     "five columns": (lambda c: c.evaluate([[1, 2, 3, 4, 5]], B, CIoU()), r"predictions: has shape \(1, 5\)"),
     "ragged rows": (lambda c: c.evaluate([[1, 2], [3]], B, CIoU()), r"predictions: cannot be read as an array"),
-    "words": (lambda c: c.evaluate(A, [["a", "b", "c", "d"]], CIoU()), r"targets: cannot be read as an array"),
-    "complex numbers": (lambda c: c.evaluate(A, [[1j] * 4], CIoU()), r"targets: cannot be read as an array"),
+    "words": (lambda c: c.evaluate(A, [["a", "b", "c", "d"]], CIoU()), r"targets: cannot be read as an array"),  # type: ignore[list-item]
+    "complex numbers": (lambda c: c.evaluate(A, [[1j] * 4], CIoU()), r"targets: cannot be read as an array"),  # type: ignore[list-item]
     "more targets": (lambda c: c.evaluate(A, B * 2, CIoU()), r"targets: has 2 rows for 1 predictions; give one"),
     "fewer weights": (lambda c: c.evaluate(A, B, CIoU(), weights=[]), r"weights: has 0 rows for 1 predictions"),
     "weights in rows": (lambda c: c.evaluate(A, B, CIoU(), weights=[[1]]), r"weights: has shape \(1, 1\); give \(N,\)"),

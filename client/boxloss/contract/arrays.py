@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,9 +12,17 @@ from boxloss.errors import InvalidInputError, ServerError, Violation
 from boxloss.v1 import array_pb2
 
 Array: TypeAlias = NDArray[np.floating[Any]]
-Boxes: TypeAlias = Any
+
+
+class _Convertible(Protocol):
+    """What NumPy makes an array of, such as an array of its own or a torch tensor."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+Boxes: TypeAlias = _Convertible | Sequence[_Convertible | Sequence[float]]
 """Boxes of shape (N, 4), or (N, 5) or (N, 8) where the format says so: a numpy array, a list of lists, a torch tensor
-on any device, or what numpy can read."""
+on any device, or what numpy can read. Words are none."""
 
 DTYPES = {
     np.dtype("float32"): array_pb2.DTYPE_FLOAT32,
