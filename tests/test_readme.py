@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
+from examples.simulation.cases import PER_POINT, POINTS
 from google.protobuf import json_format
 
+import boxloss
 from boxloss.cli import main
+from boxloss.files.formats import Format
+from boxloss.losses import CATALOGUE
 from boxloss.v1.loss_service_pb2 import EvaluateRequest
 from boxloss.v1.loss_service_pb2_grpc import LossServiceStub
+from boxloss_server.engine.formats import LARGEST
+from boxloss_server.settings import Settings
 from tests.servers import ServerProcess
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +54,26 @@ def test_the_grpcurl_request_is_one_of_the_contract(stub: LossServiceStub) -> No
     (text,) = re.findall(r"grpcurl -plaintext -d '(.*?)'", README, re.DOTALL)
     answer = stub.Evaluate(json_format.Parse(text, EvaluateRequest()))
     assert answer.results[0].loss.values == pytest.approx([0.936186], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (r"has (\d+) losses", len(CATALOGUE)),
+        (r"beyond (\S+)\)", LARGEST[torch.float32]),
+        (r"`timeout` \((\d+) s\)", inspect.signature(boxloss.Client).parameters["timeout"].default),
+        (r"--port (\d+)", Settings.model_fields["port"].default),
+        (r"brings ([\d,]+) boxes", PER_POINT * POINTS),
+    ],
+)
+def test_its_numbers_are_those_of_the_code(words: str, number: float) -> None:
+    (told,) = set(re.findall(words, README))
+    assert float(told.replace(",", "")) == number
+
+
+def test_it_counts_the_formats_that_are_read() -> None:
+    assert re.search(r"It reads\s+nine\s+formats", README)
+    assert len(get_args(Format)) == 9
 
 
 def test_the_demo_runs() -> None:
