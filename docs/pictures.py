@@ -6,6 +6,7 @@ Needs matplotlib. The same versions of the packages draw the same bytes.
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from boxloss.losses import (
     CIoU,
     DIoU,
     EIoU,
+    Focal,
     FocalEIoU,
     Focaler,
     GIoU,
@@ -52,6 +54,7 @@ from boxloss.losses import (
     SmoothL1,
     WIoU,
 )
+from boxloss.losses.defaults import defaults
 from boxloss_server import losses
 from boxloss_server.losses.polygons import rectangle_corners
 
@@ -133,11 +136,17 @@ ORIENTED: dict[str, Loss] = {
 }
 
 
+for _loss in defaults(GIoU()):
+    _shown = ORIENTED if not _loss.axis_aligned else SLIDING
+    if type(_loss) not in map(type, _shown.values()) and not isinstance(_loss, Focal):
+        _shown[type(_loss).title] = _loss
+
+
 def slide() -> Figure:
     """Each loss and its slope as a box of the target's size slides along x."""
-    figure, grid = pyplot.subplots(4, 6, figsize=(9.6, 6.8), sharex=True, sharey=True)
+    figure, panels = _panels(len(SLIDING), 6, 1.7)
     x = np.linspace(-2, 5, 700)
-    for axes, (title, loss) in zip(grid.flat, SLIDING.items(), strict=True):
+    for axes, (title, loss) in zip(panels, SLIDING.items(), strict=True):
         value, gradient = evaluate(loss, x, 0, 1, 1)
         _panel(axes, x, value, gradient[0])
         axes.set_title(title, pad=3)
@@ -194,9 +203,9 @@ def proportional() -> Figure:
 
 def field() -> Figure:
     """Where descent moves the center of a square around a target twice as wide."""
-    figure, grid = pyplot.subplots(3, 4, figsize=(9.6, 6.6), sharex=True, sharey=True)
+    figure, panels = _panels(len(FIELDS), 4, 2.2)
     x, y = np.meshgrid(np.linspace(-3.75, 3.75, 16), np.linspace(-2.75, 2.75, 12))
-    for axes, (title, loss) in zip(grid.flat, FIELDS.items(), strict=True):
+    for axes, (title, loss) in zip(panels, FIELDS.items(), strict=True):
         _, gradient = evaluate(loss, x, y, 1, 1, target=(2, 1))
         size = np.hypot(gradient[0], gradient[1])
         pulls = size >= FLAT / 10
@@ -247,6 +256,15 @@ def oriented() -> Figure:
         axes.set_ylabel(label)
     _legend(figure, *_panel_handles())
     return figure
+
+
+def _panels(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A grid with room for so many panels, each so many inches high."""
+    rows = math.ceil(count / columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(9.6, rows * height), sharex=True, sharey=True, squeeze=False)
+    for spare in grid.flat[count:]:
+        spare.set_axis_off()
+    return figure, list(grid.flat[:count])
 
 
 def evaluate(

@@ -35,37 +35,15 @@ from boxloss.errors import (
     UnsupportedError,
     Violation,
 )
-from boxloss.losses import (
-    BCD,
-    GWD,
-    KLD,
-    L1,
-    L2,
-    NWD,
-    AlphaIoU,
-    BalancedL1,
-    BoundedIoU,
-    CIoU,
-    DIoU,
-    EIoU,
-    Focal,
-    FocalEIoU,
-    Focaler,
-    GIoU,
-    Huber,
-    Inner,
-    IoU,
-    KFIoU,
-    Loss,
-    MPDIoU,
-    PIoU,
-    PIoUv2,
-    ProbIoU,
-    ShapeIoU,
-    SIoU,
-    SmoothL1,
-    WIoU,
-)
+from boxloss.losses import Loss
+from boxloss.losses import coordinates as _coordinates
+from boxloss.losses import iou as _iou
+from boxloss.losses import modifiers as _modifiers
+from boxloss.losses import oriented as _oriented
+from boxloss.losses.coordinates import *
+from boxloss.losses.iou import *
+from boxloss.losses.modifiers import *
+from boxloss.losses.oriented import *
 
 if TYPE_CHECKING:
     from boxloss import audit as audit
@@ -82,64 +60,42 @@ __version__ = "0.1.0"
 _MODULES = ("audit", "compare", "errors", "files", "losses", "metrics", "torch", "v1")
 
 __all__ = [
-    "AlphaIoU",
     "AsyncClient",
-    "BCD",
-    "BalancedL1",
-    "BoundedIoU",
     "BoxlossError",
-    "CIoU",
     "Client",
-    "DIoU",
     "DeadlineExceededError",
-    "EIoU",
     "Execution",
-    "Focal",
-    "FocalEIoU",
-    "Focaler",
-    "GIoU",
-    "GWD",
-    "Huber",
-    "Inner",
     "InvalidInputError",
-    "IoU",
-    "KFIoU",
-    "KLD",
-    "L1",
-    "L2",
     "Loss",
     "LossInfo",
     "LossResult",
-    "MPDIoU",
-    "NWD",
     "OutOfMemoryError",
-    "PIoU",
-    "PIoUv2",
     "ParameterInfo",
-    "ProbIoU",
     "QuotaExceededError",
     "RequestTooLargeError",
-    "SIoU",
     "ServerBusyError",
     "ServerError",
     "ServerInfo",
     "ServerUnavailableError",
-    "ShapeIoU",
-    "SmoothL1",
     "Tls",
     "UnauthenticatedError",
     "UnsupportedError",
     "Violation",
-    "WIoU",
     "embedded",
 ]
+__all__ += _coordinates.__all__
+__all__ += _iou.__all__
+__all__ += _modifiers.__all__
+__all__ += _oriented.__all__
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public module when it is first asked for: some need packages of an extra."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+if not TYPE_CHECKING:  # Type checkers are to miss what is not there.
+
+    def __getattr__(name: str) -> Any:
+        """Imports a public module when it is first asked for: some need packages of an extra."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(f"{__name__}.{name}")
 
 
 def __dir__() -> list[str]:

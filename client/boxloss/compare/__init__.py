@@ -21,8 +21,10 @@ __all__ = ["Comparison", "Pairs", "compare", "match_images", "write_comparison"]
 _HOMES = {"Comparison": "comparison", "compare": "comparison", "write_comparison": "export"}
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for, and with it packages of the extra."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'pairs')}"), name)
+if not TYPE_CHECKING:  # Type checkers are to miss what is not there.
+
+    def __getattr__(name: str) -> Any:
+        """Imports what is asked for, and with it packages of the extra."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'pairs')}"), name)

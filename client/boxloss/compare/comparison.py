@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +21,8 @@ from boxloss.compare.recommendation import Judged, Recommendation, recommend
 from boxloss.compare.slopes import Slopes, slopes
 from boxloss.contract.arrays import Array
 from boxloss.errors import fault
-from boxloss.losses import CATALOGUE, GIoU, IoU, Loss
+from boxloss.losses import GIoU, IoU, Loss
+from boxloss.losses.defaults import defaults
 from boxloss.losses.notation import label
 
 Track: TypeAlias = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -59,10 +60,7 @@ class Comparison:
 
 def default_losses() -> list[Loss]:
     """Every axis-aligned loss of the catalogue at its defaults; those that modify another modify GIoU."""
-    every = (
-        kind(**{each.name: GIoU() for each in fields(kind) if each.default is MISSING}) for kind in CATALOGUE.values()
-    )
-    return [loss for loss in every if loss.axis_aligned]
+    return [loss for loss in defaults(GIoU()) if loss.axis_aligned]
 
 
 def compare(

@@ -9,7 +9,7 @@ from boxloss.errors import InvalidInputError, Violation
 from boxloss.losses.loss import Loss, parameter
 from boxloss.losses.parameters import Choice, Number
 
-__all__ = ["L1", "L2", "BalancedL1", "BoundedIoU", "Coordinates", "Huber", "NWD", "SmoothL1"]
+__all__ = ["L1", "L2", "BalancedL1", "BoundedIoU", "Huber", "NWD", "SmoothL1"]
 
 Coordinates = Literal["corners", "center"]
 
