@@ -293,7 +293,7 @@ async def until_firing(prometheus: Prometheus, alerts: set[str]) -> None:
             assert not re.search("{{|<no value>|error expanding", told), told
         return seen >= alerts
 
-    await asyncio.to_thread(wait_until, all_seen, f"{alerts} fire", 180)
+    await asyncio.to_thread(wait_until, all_seen, f"{alerts} fire", 90)
 
 
 async def until_clear(prometheus: Prometheus, alerts: set[str]) -> None:

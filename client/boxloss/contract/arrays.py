@@ -22,7 +22,7 @@ class _Convertible(Protocol):
 
 Boxes: TypeAlias = _Convertible | Sequence[_Convertible | Sequence[float]]
 """Boxes of shape (N, 4), or (N, 5) or (N, 8) where the format says so: a numpy array, a list of lists, a torch tensor
-on any device, or what numpy can read. Words are none."""
+on any device, or what numpy can read. Strings are refused."""
 
 DTYPES = {
     np.dtype("float32"): array_pb2.DTYPE_FLOAT32,

@@ -24,7 +24,7 @@ from boxloss_server.settings import Settings
 from boxloss_server.signals import on_stop
 
 _SHORT_LIFE = 60.0
-"""Seconds. A process that ends sooner is replaced after a pause."""
+"""Seconds. A process that lived less has died soon: the next pause is longer."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _MARGIN = 5.0
