@@ -121,7 +121,8 @@ async def call_at_once(address: str, predictions: Array, targets: Array) -> None
     async with boxloss.AsyncClient(address) as client:
         waiting = (client.evaluate(predictions, targets, boxloss.CIoU(), box_format="xywh") for _ in range(CALLS))
         results = await asyncio.gather(*waiting)
-    calls = Counter(result.executions[0].batch_requests for result in results)
+    # By pairs: the client itself sends small calls together, and to the server these are one request.
+    calls = Counter(result.executions[0].batch_pairs // len(predictions) for result in results)
     batches = [size for size in sorted(calls, reverse=True) for _ in range(calls[size] // size)]
     console.print(f"{CALLS} calls at once became {len(batches)} batches, of {', '.join(map(str, batches))} calls.")
 
